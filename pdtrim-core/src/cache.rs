@@ -1,0 +1,214 @@
+//! The KV cache: per block, keys and values of token positions.
+//!
+//! Two index spaces: a token's [`TokenPosition`] in the text, which `RoPE` used and which never
+//! changes, and its place in a block's cache, which does when positions are dropped.
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+use crate::block::{BlockId, BlockSet};
+use crate::model::{BlockModel, ModelDims};
+use crate::units::Bytes;
+
+/// Position of a token in its text, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenPosition(pub usize);
+
+/// Keys and values of one block, `[batch, capacity, n_kv_heads, head_dim]`, of which the first `len`
+/// places are filled. Written in place as long as nobody shares the tensor.
+#[derive(Clone, Debug)]
+pub struct BlockCache {
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    positions: Vec<TokenPosition>,
+}
+
+impl BlockCache {
+    /// An empty cache with room for `capacity` positions.
+    pub fn with_capacity(model: &dyn BlockModel, batch: usize, capacity: usize) -> Self {
+        let ModelDims { n_kv_heads, head_dim, .. } = model.dims();
+        let empty = || Tensor::zeros([batch, capacity, n_kv_heads, head_dim], (model.device(), model.dtype()));
+        Self { keys: empty(), values: empty(), positions: Vec::with_capacity(capacity) }
+    }
+
+    /// Number of positions held.
+    pub fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Whether no position is held.
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// Token positions held, by place.
+    pub fn positions(&self) -> &[TokenPosition] {
+        &self.positions
+    }
+
+    /// Keys `[batch, len, n_kv_heads, head_dim]`, as a view where the backend has views.
+    pub fn keys(&self) -> Tensor<4> {
+        self.keys.clone().narrow(1, 0, self.len())
+    }
+
+    /// Values `[batch, len, n_kv_heads, head_dim]`, as a view where the backend has views.
+    pub fn values(&self) -> Tensor<4> {
+        self.values.clone().narrow(1, 0, self.len())
+    }
+
+    /// Appends keys and values `[batch, seq, n_kv_heads, head_dim]` of `seq` positions from `start` on.
+    ///
+    /// In place while there is room; else the tensors grow to exactly what is needed.
+    pub fn append(&mut self, keys: Tensor<4>, values: Tensor<4>, start: TokenPosition) {
+        let seq = keys.dims()[1];
+        let (len, capacity) = (self.len(), self.keys.dims()[1]);
+        if len == 0 && capacity <= seq {
+            (self.keys, self.values) = (keys, values);
+        } else if len + seq <= capacity {
+            self.keys.inplace(|held| write_places(held, len, keys));
+            self.values.inplace(|held| write_places(held, len, values));
+        } else {
+            self.keys = Tensor::cat(vec![self.keys(), keys], 1);
+            self.values = Tensor::cat(vec![self.values(), values], 1);
+        }
+        self.positions.extend((start.0..start.0 + seq).map(TokenPosition));
+    }
+
+    /// Makes room for `more` further positions, so that appending them happens in place.
+    pub fn reserve(&mut self, more: usize) {
+        let [batch, capacity, heads, width] = self.keys.dims();
+        let needed = self.len() + more;
+        if needed <= capacity {
+            return;
+        }
+        let device = self.keys.device();
+        let len = self.len();
+        let grow = |held: &Tensor<4>| {
+            let room = Tensor::zeros([batch, needed, heads, width], (&device, held.dtype()));
+            if len == 0 { room } else { write_places(room, 0, held.clone().narrow(1, 0, len)) }
+        };
+        self.keys = grow(&self.keys);
+        self.values = grow(&self.values);
+    }
+
+    /// Keeps only the given places, ascending; their token positions stay what they were.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a place is not below [`len`](Self::len).
+    pub fn retain_places(&mut self, places: &[usize]) {
+        if places.len() == self.len() {
+            return;
+        }
+        let indices: Vec<i32> = places.iter().map(|&place| place as i32).collect();
+        let device = self.keys.device();
+        let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [places.len()]), &device);
+        self.positions = places.iter().map(|&place| self.positions[place]).collect();
+        self.keys = self.keys.clone().select(1, indices.clone());
+        self.values = self.values.clone().select(1, indices);
+    }
+
+    /// The same cache for a batch of `batch` copies of its only row.
+    #[must_use]
+    pub fn repeat_batch(&self, batch: usize) -> Self {
+        let copies = |held: Tensor<4>| held.repeat_dim(0, batch);
+        Self { keys: copies(self.keys()), values: copies(self.values()), positions: self.positions.clone() }
+    }
+
+    /// Size of the filled part, for one row of the batch.
+    pub fn bytes_per_row(&self) -> Bytes {
+        let [_, _, heads, width] = self.keys.dims();
+        let element = self.keys.dtype().size();
+        Bytes((2 * self.len() * heads * width * element) as u64)
+    }
+}
+
+fn write_places(held: Tensor<4>, first: usize, new: Tensor<4>) -> Tensor<4> {
+    let [batch, seq, heads, width] = new.dims();
+    held.slice_assign([0..batch, first..first + seq, 0..heads, 0..width], new)
+}
+
+/// The cache of a whole model: a [`BlockCache`] for every block that has keys and values.
+#[derive(Clone, Debug)]
+pub struct KvCache {
+    blocks: Vec<Option<BlockCache>>,
+}
+
+impl KvCache {
+    /// An empty cache for the blocks in `blocks`, with room for `capacity` positions.
+    pub fn with_capacity(model: &dyn BlockModel, blocks: &BlockSet, batch: usize, capacity: usize) -> Self {
+        let make = |id| blocks.contains(id).then(|| BlockCache::with_capacity(model, batch, capacity));
+        Self { blocks: (0..blocks.depth()).map(BlockId::new).map(make).collect() }
+    }
+
+    /// A cache without a block.
+    pub fn empty(depth: usize) -> Self {
+        Self { blocks: vec![None; depth] }
+    }
+
+    /// The cache of one block of a model of `depth` blocks.
+    pub(crate) fn of_block(depth: usize, id: BlockId, cache: BlockCache) -> Self {
+        let mut whole = Self::empty(depth);
+        whole.put_block(id, cache);
+        whole
+    }
+
+    pub(crate) fn put_block(&mut self, id: BlockId, cache: BlockCache) {
+        self.blocks[id.index()] = Some(cache);
+    }
+
+    pub(crate) fn take_block(&mut self, id: BlockId) -> Option<BlockCache> {
+        self.blocks[id.index()].take()
+    }
+
+    pub(crate) fn into_block(mut self, id: BlockId) -> Option<BlockCache> {
+        self.take_block(id)
+    }
+
+    /// The cache of block `id`, if it has one.
+    pub fn block(&self, id: BlockId) -> Option<&BlockCache> {
+        self.blocks[id.index()].as_ref()
+    }
+
+    /// The cache of block `id`, if it has one.
+    pub fn block_mut(&mut self, id: BlockId) -> Option<&mut BlockCache> {
+        self.blocks[id.index()].as_mut()
+    }
+
+    /// Drops the caches of `blocks`.
+    pub fn drop_blocks(&mut self, blocks: &BlockSet) {
+        for id in blocks.iter() {
+            self.blocks[id.index()] = None;
+        }
+    }
+
+    /// Blocks that have a cache, with it.
+    pub fn iter(&self) -> impl Iterator<Item = (BlockId, &BlockCache)> {
+        let held = self.blocks.iter().enumerate();
+        held.filter_map(|(index, cache)| cache.as_ref().map(|cache| (BlockId::new(index), cache)))
+    }
+
+    /// Blocks that have a cache, with it.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (BlockId, &mut BlockCache)> {
+        let held = self.blocks.iter_mut().enumerate();
+        held.filter_map(|(index, cache)| cache.as_mut().map(|cache| (BlockId::new(index), cache)))
+    }
+
+    /// The same cache for a batch of `batch` copies of its only row.
+    #[must_use]
+    pub fn repeat_batch(&self, batch: usize) -> Self {
+        let copy = |cache: &Option<BlockCache>| cache.as_ref().map(|cache| cache.repeat_batch(batch));
+        Self { blocks: self.blocks.iter().map(copy).collect() }
+    }
+
+    /// Makes room for `more` further positions in every block.
+    pub fn reserve(&mut self, more: usize) {
+        for (_, cache) in self.iter_mut() {
+            cache.reserve(more);
+        }
+    }
+
+    /// Size of the filled part of all blocks, for one row of the batch.
+    pub fn bytes_per_row(&self) -> Bytes {
+        self.iter().map(|(_, cache)| cache.bytes_per_row()).sum()
+    }
+}

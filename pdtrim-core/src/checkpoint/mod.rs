@@ -1,0 +1,172 @@
+//! Checkpoints: Hugging Face folders and GGUF files, read into one checked config and a Burn module.
+//!
+//! Both kinds give the same thing: lazily read tensors with Hugging Face's names, shapes and row
+//! order. [`Checkpoint::load`] puts them into the module through `burn-store`, one at a time, so that
+//! memory holds the weights and a single tensor more; [`Checkpoint::export`] writes them out the same way.
+
+mod export;
+pub mod gguf;
+mod gguf_source;
+mod hf;
+mod names;
+mod weights;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use burn::store::burn_pack::Tensor as PackTensor;
+use burn::tensor::{DType, Device};
+use sha2::{Digest, Sha256};
+
+pub use export::ExportReport;
+
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::model::Llama;
+use crate::tokenizer::Tokenizer;
+use gguf_source::GgufSource;
+use hf::HfFolder;
+
+/// A checkpoint on disk whose configuration was read and checked; weights are read when asked for.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    config: ModelConfig,
+    source: Source,
+    hash: OnceLock<String>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Hf(HfFolder),
+    Gguf(GgufSource),
+}
+
+/// One tensor of a checkpoint, as `pdtrim inspect` lists it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct TensorListing {
+    /// Hugging Face name.
+    pub name: String,
+    /// Outermost axis first.
+    pub shape: Vec<usize>,
+    /// Element type in the file (`F32`, `BF16`, `Q4_1`, …).
+    pub element_type: String,
+    /// Size in the file.
+    pub bytes: u64,
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face folder (`config.json`, safetensors, `tokenizer.json`) or a GGUF file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotACheckpoint`], [`Error::Io`], [`Error::Json`], [`Error::Config`] or [`Error::Gguf`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
+        let (config, source) = if metadata.is_dir() {
+            let (config, folder) = HfFolder::open(path)?;
+            (config, Source::Hf(folder))
+        } else {
+            let (config, file) = GgufSource::open(path)?;
+            (config, Source::Gguf(file))
+        };
+        Ok(Self { path: path.to_owned(), config, source, hash: OnceLock::new() })
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The checked configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// `safetensors` or `GGUF v3`, with the element types.
+    pub fn format(&self) -> String {
+        match &self.source {
+            Source::Hf(_) => "Hugging Face folder (safetensors)".to_owned(),
+            Source::Gguf(file) => format!("GGUF v{}", file.version()),
+        }
+    }
+
+    /// `sha256:` and the hash of the configuration and weight files' bytes, in the order of their
+    /// names; two copies of a checkpoint have the same.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn hash(&self) -> Result<String> {
+        if let Some(hash) = self.hash.get() {
+            return Ok(hash.clone());
+        }
+        let files = match &self.source {
+            Source::Hf(folder) => folder.hashed_files(),
+            Source::Gguf(_) => vec![self.path.clone()],
+        };
+        let mut hasher = Sha256::new();
+        for path in files {
+            hash_file(&path, &mut hasher)?;
+        }
+        let digest = hasher.finalize();
+        let hash = digest.iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"));
+        Ok(self.hash.get_or_init(|| hash).clone())
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Tokenizer`], [`Error::Gguf`] or [`Error::TokenizerVocabulary`].
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match &self.source {
+            Source::Hf(folder) => folder.tokenizer(&self.config),
+            Source::Gguf(file) => file.tokenizer(&self.config),
+        }
+    }
+
+    /// The tensors that the file holds.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load), for a broken file.
+    pub fn listing(&self) -> Result<Vec<TensorListing>> {
+        match &self.source {
+            Source::Hf(folder) => folder.listing(),
+            Source::Gguf(file) => Ok(file.listing()),
+        }
+    }
+
+    /// Loads the weights as `dtype` onto `device`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Safetensors`], [`Error::MissingTensor`], [`Error::UnusedTensor`],
+    /// [`Error::TensorShape`], [`Error::TensorDtype`] or [`Error::TensorLoad`].
+    pub fn load(&self, dtype: DType, device: &Device) -> Result<Llama> {
+        weights::load(&self.path, &self.config, &self.tensors()?, dtype, device)
+    }
+
+    /// The model's tensors by Hugging Face name, checked for presence and shape, not yet read.
+    fn tensors(&self) -> Result<Vec<PackTensor>> {
+        match &self.source {
+            Source::Hf(folder) => folder.tensors(&self.config),
+            Source::Gguf(file) => file.tensors(&self.config),
+        }
+    }
+}
+
+fn hash_file(path: &Path, hasher: &mut Sha256) -> Result<()> {
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut buffer).map_err(Error::io("read", path))?;
+        if read == 0 {
+            return Ok(());
+        }
+        hasher.update(&buffer[..read]);
+    }
+}

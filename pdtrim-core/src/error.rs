@@ -1,0 +1,320 @@
+//! What can go wrong in this crate.
+
+use std::path::PathBuf;
+
+use crate::block::BlockSet;
+use crate::checkpoint::gguf::GgufError;
+use crate::stage::Stage;
+
+/// Result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An input that cannot be used; each variant names the offender, what was expected and what was found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to read or write a file.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was attempted: "read", "write", …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file is not valid JSON of the expected form.
+    #[error("{} is not the expected JSON", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why parsing stopped.
+        source: serde_json::Error,
+    },
+    /// A file is not valid TOML of the expected form.
+    #[error("{} is not the expected TOML", path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Where and why parsing stopped.
+        source: Box<toml::de::Error>,
+    },
+    /// A path is neither a Hugging Face folder nor a GGUF file.
+    #[error("{} is not a checkpoint: expected {expected}, found {found}", path.display())]
+    NotACheckpoint {
+        /// The path.
+        path: PathBuf,
+        /// What a checkpoint has there.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+    /// A field of a checkpoint's configuration has a value this crate cannot run.
+    #[error("{}: field `{field}` must be {expected}, found {found}", path.display())]
+    Config {
+        /// The configuration file.
+        path: PathBuf,
+        /// The field as the checkpoint spells it.
+        field: String,
+        /// What is accepted.
+        expected: String,
+        /// What the file holds.
+        found: String,
+    },
+    /// A GGUF file is broken or of an unknown kind.
+    #[error("{}: {source}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: GgufError,
+    },
+    /// A safetensors file is broken.
+    #[error("{}: not a usable safetensors file: {reason}", path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The checkpoint lacks a tensor that the model needs.
+    #[error("{}: tensor `{tensor}` is missing, the config needs it with shape {expected:?}", path.display())]
+    MissingTensor {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Name as the checkpoint would spell it.
+        tensor: String,
+        /// Its shape, outermost axis first.
+        expected: Vec<usize>,
+    },
+    /// The checkpoint holds a tensor that the model has no place for.
+    #[error("{}: tensor `{tensor}` has no place in a {architecture} with {blocks} blocks", path.display())]
+    UnusedTensor {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The architecture that was built.
+        architecture: &'static str,
+        /// Its number of blocks.
+        blocks: usize,
+    },
+    /// A tensor's shape is not the one that the config gives.
+    #[error("{}: tensor `{tensor}` has shape {found:?}, the config needs {expected:?}", path.display())]
+    TensorShape {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The shape by the config, outermost axis first.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+    /// A tensor has an element type that weights cannot have.
+    #[error("{}: tensor `{tensor}` has element type {found}, expected F32, F16 or BF16", path.display())]
+    TensorDtype {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its element type.
+        found: String,
+    },
+    /// Weights could not be put into the module.
+    #[error("{}: tensor `{tensor}` could not be loaded: {reason}", path.display())]
+    TensorLoad {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The parameter's path in the module.
+        tensor: String,
+        /// The store's reason.
+        reason: String,
+    },
+    /// A tokenizer file is broken.
+    #[error("{}: not a usable tokenizer: {reason}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tokenizer makes ids that the model has no embedding for.
+    #[error("{}: the tokenizer has ids up to {largest_id}, the model's vocab_size is {vocab_size}", path.display())]
+    TokenizerVocabulary {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// Largest id of the tokenizer.
+        largest_id: usize,
+        /// Rows of the model's embedding.
+        vocab_size: usize,
+    },
+    /// Text could not be turned into token ids or back.
+    #[error("the tokenizer refused the text: {reason}")]
+    Encode {
+        /// The tokenizer's reason.
+        reason: String,
+    },
+    /// A token id is not in the vocabulary.
+    #[error("token id {token} is not below the model's vocab_size {vocab_size}")]
+    TokenOutOfRange {
+        /// The id.
+        token: u32,
+        /// Rows of the model's embedding.
+        vocab_size: usize,
+    },
+    /// A block index is not below the model's depth.
+    #[error("block {block} does not exist: the model has {depth} blocks (0 to {})", depth.saturating_sub(1))]
+    BlockOutOfRange {
+        /// The index.
+        block: usize,
+        /// Blocks of the model.
+        depth: usize,
+    },
+    /// A list of blocks is not written as indices and ranges.
+    #[error("`{found}` is not a block list: expected indices and ranges such as 5-25,27")]
+    BlockList {
+        /// The part that was not understood.
+        found: String,
+    },
+    /// A stage would keep no block at all.
+    #[error("{stage} would keep none of the model's {depth} blocks; at least one must stay")]
+    AllBlocksRemoved {
+        /// The stage.
+        stage: Stage,
+        /// Blocks of the model.
+        depth: usize,
+    },
+    /// Prefill removes blocks that decode keeps, in a nested plan.
+    #[error("prefill removes blocks that decode keeps ({missing}): expected every block removed from prefill to be removed from decode, or kv_fill = \"project\"")]
+    NotNested {
+        /// Blocks in P and not in D.
+        missing: BlockSet,
+    },
+    /// Block sets of another model depth.
+    #[error("`{field}` is for a model with {found} blocks, this model has {expected}")]
+    Depth {
+        /// What was given.
+        field: &'static str,
+        /// Blocks of the model.
+        expected: usize,
+        /// Blocks of the set.
+        found: usize,
+    },
+    /// A plan made for another model.
+    #[error("the plan is for model {} ({expected}), this is {} ({found})", expected_name, found_name)]
+    PlanModel {
+        /// Name in the plan.
+        expected_name: String,
+        /// Hash in the plan.
+        expected: String,
+        /// Name of the model at hand.
+        found_name: String,
+        /// Hash of the model at hand.
+        found: String,
+    },
+    /// A plan file of another format version.
+    #[error("plan version {found} is unknown, this build reads version {expected}")]
+    PlanVersion {
+        /// The version that this build writes.
+        expected: u32,
+        /// The version in the file.
+        found: u32,
+    },
+    /// A block stands in two groups of a KV plan.
+    #[error("block {block} stands in more than one [[kv]] group of the plan")]
+    KvBlockTwice {
+        /// The block.
+        block: usize,
+    },
+    /// A prompt with its continuation does not fit the model's context.
+    #[error("{tokens} tokens (prompt and continuation) do not fit the model's context of {limit}")]
+    ContextLength {
+        /// Tokens asked for.
+        tokens: usize,
+        /// Positions that the model was made for.
+        limit: usize,
+    },
+    /// A pass needs at least one token there.
+    #[error("{what} is empty: expected at least one token")]
+    NoTokens {
+        /// "the prompt", "the continuation", …
+        what: &'static str,
+    },
+    /// Rows of one batch differ in length.
+    #[error("a batch must hold sequences of one length, found {expected} and {found} tokens")]
+    RaggedBatch {
+        /// Length of the first row.
+        expected: usize,
+        /// Length of the row that differs.
+        found: usize,
+    },
+    /// Calibration text gives no window.
+    #[error("{source_name}: {found} tokens are too few for {windows} windows of {window_tokens} tokens")]
+    CalibrationText {
+        /// Where the text came from.
+        source_name: String,
+        /// Windows asked for.
+        windows: usize,
+        /// Tokens in each.
+        window_tokens: usize,
+        /// Tokens in the text.
+        found: usize,
+    },
+    /// A text file is not UTF-8.
+    #[error("{} is not UTF-8 text (first bad byte at offset {offset})", path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// Offset of the first byte that is not UTF-8.
+        offset: usize,
+    },
+    /// A text file has nothing in it.
+    #[error("{} is empty", path.display())]
+    EmptyFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A word that is none of the choices.
+    #[error("`{found}` is not a {field}: expected {expected}")]
+    Choice {
+        /// What was chosen.
+        field: &'static str,
+        /// The choices.
+        expected: &'static str,
+        /// The word.
+        found: String,
+    },
+    /// A device that this build or this machine does not have.
+    #[error("device {device} cannot be used: {missing}")]
+    Device {
+        /// The device as the user named it.
+        device: String,
+        /// What is missing.
+        missing: &'static str,
+    },
+    /// What a [`CacheTransfer`](crate::pipeline::CacheTransfer) of another crate reported.
+    #[error("the KV cache could not be handed to decode")]
+    Transfer {
+        /// The transfer's own error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The caller broke off.
+    #[error("stopped by the caller")]
+    Stopped,
+    /// A model cannot be written in the form asked for.
+    #[error("this model cannot be written as {form}: {reason}")]
+    Export {
+        /// The form.
+        form: &'static str,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+}

@@ -1,0 +1,87 @@
+//! One transformer block: attention and MLP, each behind a norm and added to the residual stream.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use super::attention::Attention;
+use super::llama::{Projection, RmsNorm};
+use super::rope::Angles;
+use crate::cache::{BlockCache, TokenPosition};
+use crate::config::ModelConfig;
+use crate::kernels;
+
+/// Gated MLP: `down(silu(gate(x)) * up(x))`.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `[hidden, intermediate]`.
+    pub gate_proj: Projection,
+    /// `[hidden, intermediate]`.
+    pub up_proj: Projection,
+    /// `[intermediate, hidden]`.
+    pub down_proj: Projection,
+}
+
+impl Mlp {
+    fn init(config: &ModelConfig, device: &Device) -> Self {
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        Self {
+            gate_proj: Projection::init([hidden, intermediate], false, device),
+            up_proj: Projection::init([hidden, intermediate], false, device),
+            down_proj: Projection::init([intermediate, hidden], false, device),
+        }
+    }
+
+    fn forward(&self, rows: Tensor<2>) -> Tensor<2> {
+        let gate = self.gate_proj.forward(rows.clone());
+        let up = self.up_proj.forward(rows);
+        self.down_proj.forward(kernels::silu_mul(gate, up))
+    }
+}
+
+/// One transformer block.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// Norm before attention.
+    pub input_layernorm: RmsNorm,
+    /// Grouped-query attention.
+    pub self_attn: Attention,
+    /// Norm before the MLP.
+    pub post_attention_layernorm: RmsNorm,
+    /// MLP.
+    pub mlp: Mlp,
+}
+
+impl Block {
+    pub(super) fn init(config: &ModelConfig, device: &Device) -> Self {
+        let norm = || RmsNorm::init(config.hidden_size, config.rms_norm_eps, device);
+        Self {
+            input_layernorm: norm(),
+            self_attn: Attention::init(config, device),
+            post_attention_layernorm: norm(),
+            mlp: Mlp::init(config, device),
+        }
+    }
+
+    /// `[batch, seq, hidden] -> [batch, seq, hidden]`.
+    pub(super) fn forward(&self, hidden: Tensor<3>, start: TokenPosition, angles: &Angles, cache: &mut BlockCache) -> Tensor<3> {
+        let [batch, seq, width] = hidden.dims();
+        let rows = hidden.reshape([batch * seq, width]);
+        let normed = self.input_layernorm.forward(rows.clone());
+        let rows = rows + self.self_attn.forward(normed, [batch, seq], start, angles, cache);
+        let normed = self.post_attention_layernorm.forward(rows.clone());
+        let rows = rows + self.mlp.forward(normed);
+        rows.reshape([batch, seq, width])
+    }
+
+    pub(super) fn project_kv(&self, hidden: Tensor<3>, start: TokenPosition, angles: &Angles, cache: &mut BlockCache) {
+        let [batch, seq, width] = hidden.dims();
+        let normed = self.input_layernorm.forward(hidden.reshape([batch * seq, width]));
+        self.self_attn.append_kv(&normed, [batch, seq], start, angles, cache);
+    }
+
+    pub(super) fn queries(&self, hidden: Tensor<3>, angles: &Angles) -> Tensor<4> {
+        let [batch, seq, width] = hidden.dims();
+        let normed = self.input_layernorm.forward(hidden.reshape([batch * seq, width]));
+        self.self_attn.queries(normed, [batch, seq], angles)
+    }
+}

@@ -1,0 +1,287 @@
+//! J(P, D) of a model on calibration windows.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::tensor::Tensor;
+use rayon::prelude::*;
+
+use super::stream::{Passage, Split, Stream, last_position};
+use super::{Calibration, Objective, OnCost};
+use crate::block::{BlockId, BlockSet};
+use crate::cache::{BlockCache, KvCache};
+use crate::error::{Error, Result};
+use crate::model::BlockModel;
+use crate::pipeline::{CacheTransfer, SendAll};
+use crate::stage::{Boundary, PerStage};
+
+/// Which tokens' loss counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rows {
+    /// The continuation's, under the PD forward pass.
+    #[default]
+    Continuation,
+    /// Every token of the window after its first, in one pass through the blocks that decode keeps:
+    /// what SLEB and one-machine pruning measure.
+    All,
+}
+
+/// Prefill's side of every window for one P: what candidates that differ in decode only share.
+pub(super) struct PromptRun {
+    prefill: BlockSet,
+    pub(super) groups: Vec<PromptGroup>,
+}
+
+pub(super) struct PromptGroup {
+    pub(super) cache: KvCache,
+    /// Final hidden states `[batch, hidden]` of the last prompt position.
+    pub(super) last: Option<Tensor<2>>,
+}
+
+/// Mean negative log-likelihood of the windows' continuation tokens, in nats, rounded to 1e-6 so that
+/// a run on more threads decides the same.
+///
+/// Blocks that only prefill removes keep giving their keys and values (`kv_fill = "project"`), since
+/// prefill is searched with D = ∅.
+pub struct CalibrationLoss<'a> {
+    pub(super) model: &'a dyn BlockModel,
+    pub(super) calibration: &'a Calibration,
+    pub(super) rows: Rows,
+    pub(super) boundary: Boundary,
+    prompt_run: Mutex<Option<Arc<PromptRun>>>,
+}
+
+impl<'a> CalibrationLoss<'a> {
+    /// The loss of `model` on `calibration`.
+    pub fn new(model: &'a dyn BlockModel, calibration: &'a Calibration, rows: Rows, boundary: Boundary) -> Self {
+        Self { model, calibration, rows, boundary, prompt_run: Mutex::new(None) }
+    }
+
+    /// The windows.
+    pub fn calibration(&self) -> &'a Calibration {
+        self.calibration
+    }
+
+    /// J with `removed` and what `transfer` lets through. Prefill is run once for each P.
+    ///
+    /// # Errors
+    ///
+    /// What evaluating can fail with: a window longer than the context, a token out of range, the transfer.
+    pub fn cost_with(&self, removed: &PerStage<BlockSet>, transfer: &dyn CacheTransfer) -> Result<f64> {
+        let passage = self.passage(transfer);
+        let run = self.prompt_run(&removed.prefill)?;
+        let windows = self.calibration.windows();
+        let mut total = (0.0, 0);
+        let mut from = 0;
+        for (stream, group) in self.continuations(&passage)?.into_iter().zip(&run.groups) {
+            let windows = &windows[from..from + group_size(&stream, group)];
+            from += windows.len();
+            let mut cache = group.cache.clone();
+            cache.drop_blocks(&removed.decode);
+            let mut cache = transfer.transfer(cache)?;
+            let mut hidden = stream.continuation;
+            for id in removed.decode.complement().iter() {
+                hidden = hidden.map(|hidden| self.decode_block(&passage, id, hidden, cache.take_block(id)));
+            }
+            let (sum, count) = passage.leave(windows, group.last.clone(), hidden);
+            total = (total.0 + sum, total.1 + count);
+        }
+        Ok(rounded(total))
+    }
+
+    pub(super) fn passage<'t>(&'t self, transfer: &'t dyn CacheTransfer) -> Passage<'t> {
+        Passage { model: self.model, transfer, split: Split::new(self.calibration, self.rows, self.boundary) }
+    }
+
+    /// The continuations' embeddings, group by group.
+    pub(super) fn continuations(&self, passage: &Passage<'_>) -> Result<Vec<Stream>> {
+        let mut streams = passage.enter(self.calibration.windows())?;
+        streams.iter_mut().for_each(|stream| stream.prompt = None);
+        Ok(streams)
+    }
+
+    pub(super) fn decode_block(&self, passage: &Passage<'_>, id: BlockId, hidden: Tensor<3>, cache: Option<BlockCache>) -> Tensor<3> {
+        let cache = cache.unwrap_or_else(|| BlockCache::with_capacity(self.model, hidden.dims()[0], 0));
+        passage.step_continuation(id, hidden, cache)
+    }
+
+    /// Prefill's side for `prefill`, computed once for as long as P stays the same.
+    pub(super) fn prompt_run(&self, prefill: &BlockSet) -> Result<Arc<PromptRun>> {
+        let mut known = self.prompt_run.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(run) = known.as_ref().filter(|run| run.prefill == *prefill) {
+            return Ok(Arc::clone(run));
+        }
+        *known = None;
+        let passage = self.passage(&SendAll);
+        let streams = passage.enter(self.calibration.windows())?;
+        let groups = streams.into_iter().map(|stream| self.run_prompt(&passage, prefill, stream)).collect();
+        Ok(Arc::clone(known.insert(Arc::new(PromptRun { prefill: prefill.clone(), groups }))))
+    }
+
+    fn run_prompt(&self, passage: &Passage<'_>, prefill: &BlockSet, mut stream: Stream) -> PromptGroup {
+        let depth = self.depth();
+        let mut cache = KvCache::empty(depth);
+        for id in (0..depth).map(BlockId::new) {
+            let keeps = PerStage { prefill: !prefill.contains(id), decode: true };
+            if let Some(block) = passage.step_prompt(id, keeps, &mut stream.prompt) {
+                cache.put_block(id, block);
+            }
+        }
+        PromptGroup { cache, last: stream.prompt.as_ref().map(last_position) }
+    }
+
+    /// Candidates that share P: the prompts' KV is known, only continuations run.
+    fn decode_costs(&self, candidates: &[PerStage<BlockSet>], report: &Report<'_, '_>) -> Result<Vec<f64>> {
+        let passage = self.passage(&SendAll);
+        let run = self.prompt_run(&candidates[0].prefill)?;
+        let run = &*run;
+        let step = |id: BlockId, removed: &PerStage<BlockSet>, streams: &mut Vec<Stream>| {
+            if removed.decode.contains(id) {
+                return Ok(());
+            }
+            for (stream, group) in streams.iter_mut().zip(&run.groups) {
+                let cache = group.cache.block(id).cloned();
+                stream.continuation = stream.continuation.take().map(|hidden| self.decode_block(&passage, id, hidden, cache));
+            }
+            Ok(())
+        };
+        let leave = |streams: Vec<Stream>| {
+            let sizes: Vec<usize> = streams.iter().zip(&run.groups).map(|(stream, group)| group_size(stream, group)).collect();
+            let last = run.groups.iter().map(|group| group.last.clone());
+            self.leave_groups(&passage, &sizes, last, streams)
+        };
+        sweep(self.depth(), candidates, self.continuations(&passage)?, &step, &leave, report)
+    }
+
+    /// Candidates that differ in P: both stages run, block by block.
+    fn both_costs(&self, candidates: &[PerStage<BlockSet>], report: &Report<'_, '_>) -> Result<Vec<f64>> {
+        let passage = self.passage(&SendAll);
+        let step = |id: BlockId, removed: &PerStage<BlockSet>, streams: &mut Vec<Stream>| {
+            streams.iter_mut().try_for_each(|stream| passage.step(id, removed, stream))
+        };
+        let leave = |streams: Vec<Stream>| {
+            let size = |stream: &Stream| {
+                let hidden = stream.prompt.as_ref().or(stream.continuation.as_ref());
+                hidden.map_or(0, |hidden| hidden.dims()[0])
+            };
+            let sizes: Vec<usize> = streams.iter().map(size).collect();
+            let last: Vec<_> = streams.iter().map(|stream| stream.prompt.as_ref().map(last_position)).collect();
+            self.leave_groups(&passage, &sizes, last.into_iter(), streams)
+        };
+        sweep(self.depth(), candidates, passage.enter(self.calibration.windows())?, &step, &leave, report)
+    }
+
+    fn leave_groups(
+        &self,
+        passage: &Passage<'_>,
+        sizes: &[usize],
+        last: impl Iterator<Item = Option<Tensor<2>>>,
+        streams: Vec<Stream>,
+    ) -> f64 {
+        let mut windows = self.calibration.windows();
+        let mut total = (0.0, 0);
+        for ((size, last), stream) in sizes.iter().zip(last).zip(streams) {
+            let (group, rest) = windows.split_at(*size);
+            windows = rest;
+            let (sum, count) = passage.leave(group, last, stream.continuation);
+            total = (total.0 + sum, total.1 + count);
+        }
+        rounded(total)
+    }
+}
+
+impl Objective for CalibrationLoss<'_> {
+    fn depth(&self) -> usize {
+        self.model.dims().n_blocks
+    }
+
+    fn costs(&self, candidates: &[PerStage<BlockSet>], on_cost: &mut OnCost<'_>) -> Result<Vec<f64>> {
+        let Some(first) = candidates.first() else { return Ok(Vec::new()) };
+        let (length, limit) = (self.calibration.window_tokens(), self.model.dims().context_length);
+        if length > limit {
+            return Err(Error::ContextLength { tokens: length, limit });
+        }
+        let report = Report::new(on_cost);
+        let shared_prefill = candidates.iter().all(|candidate| candidate.prefill == first.prefill);
+        // With all rows there is no prompt, so P does not matter.
+        if shared_prefill || self.rows == Rows::All {
+            self.decode_costs(candidates, &report)
+        } else {
+            self.both_costs(candidates, &report)
+        }
+    }
+}
+
+/// Passes costs on to the caller, from whichever thread has one.
+struct Report<'f, 'c> {
+    on_cost: Mutex<&'f mut OnCost<'c>>,
+}
+
+impl<'f, 'c> Report<'f, 'c> {
+    fn new(on_cost: &'f mut OnCost<'c>) -> Self {
+        Self { on_cost: Mutex::new(on_cost) }
+    }
+
+    fn send(&self, candidate: usize, cost: f64) -> Result<()> {
+        let mut on_cost = self.on_cost.lock().unwrap_or_else(PoisonError::into_inner);
+        match on_cost(candidate, cost) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Stopped),
+        }
+    }
+}
+
+/// Moves the blocks that all candidates share through the stack once; at the first block in which a
+/// candidate differs, its own suffix starts from there. Suffixes run in parallel.
+fn sweep<S: Fn(BlockId, &PerStage<BlockSet>, &mut Vec<Stream>) -> Result<()> + Sync>(
+    depth: usize,
+    candidates: &[PerStage<BlockSet>],
+    mut streams: Vec<Stream>,
+    step: &S,
+    leave: &(dyn Fn(Vec<Stream>) -> f64 + Sync),
+    report: &Report<'_, '_>,
+) -> Result<Vec<f64>> {
+    let base = candidates[1..].iter().fold(candidates[0].clone(), |base, candidate| PerStage {
+        prefill: base.prefill.intersection(&candidate.prefill),
+        decode: base.decode.intersection(&candidate.decode),
+    });
+    let fork = |candidate: &PerStage<BlockSet>| {
+        let differs = candidate.prefill.difference(&base.prefill).union(&candidate.decode.difference(&base.decode));
+        differs.iter().next().map_or(depth, BlockId::index)
+    };
+    let mut forks: Vec<(usize, usize)> = candidates.iter().map(fork).zip(0..).collect();
+    forks.sort_unstable();
+
+    let mut starts = Vec::with_capacity(forks.len());
+    let mut at = 0;
+    for (block, candidate) in forks {
+        for id in (at..block).map(BlockId::new) {
+            step(id, &base, &mut streams)?;
+        }
+        at = block;
+        starts.push((block, candidate, streams.clone()));
+    }
+    drop(streams);
+    let run = |(block, candidate, mut streams): (usize, usize, Vec<Stream>)| {
+        for id in (block..depth).map(BlockId::new) {
+            step(id, &candidates[candidate], &mut streams)?;
+        }
+        let cost = leave(streams);
+        report.send(candidate, cost)?;
+        Ok((candidate, cost))
+    };
+    // One candidate a task: rayon would otherwise hand out runs of neighbours, longest suffixes first.
+    let mut costs: Vec<(usize, f64)> = starts.into_par_iter().with_max_len(1).map(run).collect::<Result<_>>()?;
+    costs.sort_unstable_by_key(|&(candidate, _)| candidate);
+    Ok(costs.into_iter().map(|(_, cost)| cost).collect())
+}
+
+/// Windows in a group whose prompt was run before.
+fn group_size(stream: &Stream, group: &PromptGroup) -> usize {
+    let continuation = stream.continuation.as_ref().map(|hidden| hidden.dims()[0]);
+    continuation.or_else(|| group.last.as_ref().map(|last| last.dims()[0])).unwrap_or(0)
+}
+
+fn rounded((sum, count): (f64, usize)) -> f64 {
+    (sum / count as f64 * 1e6).round() / 1e6
+}

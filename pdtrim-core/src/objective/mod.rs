@@ -1,0 +1,123 @@
+//! J(P, D): what a choice of removed blocks costs, measured on calibration windows.
+//!
+//! [`Objective`] is the question that a search asks; it sees sets of blocks and costs, no model.
+//! [`CalibrationLoss`] answers it with a model: the mean negative log-likelihood of continuation
+//! tokens under the PD forward pass.
+
+mod loss;
+mod profile;
+mod stream;
+
+use std::ops::ControlFlow;
+
+use crate::block::BlockSet;
+use crate::error::{Error, Result};
+use crate::stage::PerStage;
+
+pub use loss::{CalibrationLoss, Rows};
+pub use profile::{AttentionProfile, Redundancy};
+
+/// Called with a candidate's index and cost as soon as it is known; [`ControlFlow::Break`] stops the rest.
+pub type OnCost<'a> = dyn FnMut(usize, f64) -> ControlFlow<()> + Send + 'a;
+
+/// Something that a choice of removed blocks costs; lower is better.
+pub trait Objective: Sync {
+    /// Number of blocks of the model.
+    fn depth(&self) -> usize;
+
+    /// The cost of each candidate, in the order given. `on_cost` hears of each as soon as it is
+    /// known, in any order, so that a caller can keep what was computed before a kill.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`] if `on_cost` broke off; whatever evaluating a candidate can fail with.
+    fn costs(&self, candidates: &[PerStage<BlockSet>], on_cost: &mut OnCost<'_>) -> Result<Vec<f64>>;
+}
+
+/// Where windows are cut from a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// One after the other from the start.
+    Contiguous,
+    /// At equal distances over the whole text.
+    Spread,
+}
+
+/// Token windows on which importance and loss are measured; each splits into a prompt and a continuation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Calibration {
+    windows: Vec<Vec<u32>>,
+    prompt_tokens: usize,
+}
+
+impl Calibration {
+    /// Windows of one length, the first `prompt_tokens` tokens of each being its prompt.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTokens`] without a window, a prompt or a continuation; [`Error::RaggedBatch`] if
+    /// windows differ in length.
+    pub fn new(windows: Vec<Vec<u32>>, prompt_tokens: usize) -> Result<Self> {
+        let Some(length) = windows.first().map(Vec::len) else {
+            return Err(Error::NoTokens { what: "the calibration set" });
+        };
+        if let Some(other) = windows.iter().find(|window| window.len() != length) {
+            return Err(Error::RaggedBatch { expected: length, found: other.len() });
+        }
+        if prompt_tokens == 0 {
+            return Err(Error::NoTokens { what: "the prompt of a calibration window" });
+        }
+        if length <= prompt_tokens {
+            return Err(Error::NoTokens { what: "the continuation of a calibration window" });
+        }
+        Ok(Self { windows, prompt_tokens })
+    }
+
+    /// Cuts `n_windows` windows of `window_tokens` tokens from `tokens`; three quarters of each are its prompt.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CalibrationText`] if the text is too short; as [`new`](Self::new).
+    pub fn from_tokens(
+        source_name: &str,
+        tokens: &[u32],
+        n_windows: usize,
+        window_tokens: usize,
+        placement: Placement,
+    ) -> Result<Self> {
+        let too_few = || Error::CalibrationText {
+            source_name: source_name.to_owned(),
+            windows: n_windows,
+            window_tokens,
+            found: tokens.len(),
+        };
+        let needed = n_windows.checked_mul(window_tokens).ok_or_else(too_few)?;
+        if tokens.len() < needed {
+            return Err(too_few());
+        }
+        let stride = match placement {
+            Placement::Contiguous => window_tokens,
+            Placement::Spread => tokens.len() / n_windows.max(1),
+        };
+        let window = |n: usize| tokens[n * stride..n * stride + window_tokens].to_vec();
+        Self::new((0..n_windows).map(window).collect(), window_tokens * 3 / 4)
+    }
+
+    /// The windows.
+    pub fn windows(&self) -> &[Vec<u32>] {
+        &self.windows
+    }
+
+    /// Tokens in each window.
+    pub fn window_tokens(&self) -> usize {
+        self.windows[0].len()
+    }
+
+    /// Tokens of each window that are its prompt.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! The calibration windows on their way through the blocks, both stages side by side.
+//!
+//! Decode at block l needs nothing of prefill but block l's keys and values, so the two stages can
+//! move through the stack together, block by block. That is what makes a candidate cheap: everything
+//! before the first block in which it differs from the others is shared.
+
+use burn::tensor::Tensor;
+
+use super::Calibration;
+use super::loss::Rows;
+use crate::block::{BlockId, BlockSet};
+use crate::cache::{BlockCache, KvCache, TokenPosition};
+use crate::error::Result;
+use crate::kernels::{select_rows, token_scores};
+use crate::model::{BlockModel, token_tensor};
+use crate::pipeline::CacheTransfer;
+use crate::stage::{Boundary, PerStage};
+
+/// Tokens that run through a block as one batch; more would only cost memory.
+const GROUP_TOKENS: usize = 4096;
+/// Rows of logits that exist at a time: 256 rows of 49152 logits take 50 MB.
+const HEAD_ROWS: usize = 256;
+
+/// What the windows' tokens are to the two stages: prefill reads `[0, read)`, decode is fed
+/// `[read, fed)` and predicts from `first_target` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Split {
+    pub(super) read: usize,
+    pub(super) fed: usize,
+    /// First token whose prediction counts.
+    first_target: usize,
+}
+
+impl Split {
+    pub(super) fn new(calibration: &Calibration, rows: Rows, boundary: Boundary) -> Self {
+        let (length, prompt) = (calibration.window_tokens(), calibration.prompt_tokens());
+        let (read, first_target) = match (rows, boundary) {
+            (Rows::All, _) => (0, 1),
+            (Rows::Continuation, Boundary::Prefill) => (prompt, prompt),
+            (Rows::Continuation, Boundary::Decode) => (prompt - 1, prompt),
+        };
+        Self { read, fed: length - 1, first_target }
+    }
+
+    /// The same, but decode is also fed the last token, whose prediction nobody knows.
+    pub(super) fn with_last_token(self) -> Self {
+        Self { fed: self.fed + 1, ..self }
+    }
+}
+
+/// Hidden states of a group of windows between two blocks.
+#[derive(Clone)]
+pub(super) struct Stream {
+    /// `[batch, read, hidden]`; `None` if prefill reads nothing or its KV is known.
+    pub(super) prompt: Option<Tensor<3>>,
+    /// `[batch, fed - read, hidden]`; `None` if decode is fed nothing.
+    pub(super) continuation: Option<Tensor<3>>,
+}
+
+/// Everything that is the same for all candidates.
+pub(super) struct Passage<'a> {
+    pub(super) model: &'a dyn BlockModel,
+    pub(super) transfer: &'a dyn CacheTransfer,
+    pub(super) split: Split,
+}
+
+impl Passage<'_> {
+    /// Embeds the windows, in groups.
+    pub(super) fn enter(&self, windows: &[Vec<u32>]) -> Result<Vec<Stream>> {
+        let group = (GROUP_TOKENS / windows[0].len()).max(1);
+        windows.chunks(group).map(|group| self.enter_group(group)).collect()
+    }
+
+    fn enter_group(&self, windows: &[Vec<u32>]) -> Result<Stream> {
+        let embed = |from: usize, to: usize| {
+            let rows: Vec<&[u32]> = windows.iter().map(|window| &window[from..to]).collect();
+            let embedded = |rows: &[&[u32]]| Ok(self.model.embed(token_tensor(self.model, rows)?, TokenPosition(from)));
+            (from < to).then(|| embedded(&rows)).transpose()
+        };
+        let Split { read, fed, .. } = self.split;
+        Ok(Stream { prompt: embed(0, read)?, continuation: embed(read, fed)? })
+    }
+
+    /// Runs block `id` in the stages that keep it. A block that only prefill removes still gives its
+    /// keys and values (`kv_fill = "project"`).
+    pub(super) fn step(&self, id: BlockId, removed: &PerStage<BlockSet>, stream: &mut Stream) -> Result<()> {
+        let keeps = PerStage { prefill: !removed.prefill.contains(id), decode: !removed.decode.contains(id) };
+        if !keeps.prefill && !keeps.decode {
+            return Ok(());
+        }
+        let cache = self.step_prompt(id, keeps, &mut stream.prompt);
+        let Some(continuation) = stream.continuation.take_if(|_| keeps.decode) else { return Ok(()) };
+        let batch = continuation.dims()[0];
+        let cache = match cache {
+            Some(cache) => self.send(id, removed.decode.depth(), cache)?,
+            None => BlockCache::with_capacity(self.model, batch, 0),
+        };
+        stream.continuation = Some(self.step_continuation(id, continuation, cache));
+        Ok(())
+    }
+
+    /// Runs (or only projects) the prompt through block `id`; returns the block's keys and values.
+    pub(super) fn step_prompt(&self, id: BlockId, keeps: PerStage<bool>, prompt: &mut Option<Tensor<3>>) -> Option<BlockCache> {
+        let hidden = prompt.take()?;
+        let mut cache = BlockCache::with_capacity(self.model, hidden.dims()[0], 0);
+        if keeps.prefill {
+            *prompt = Some(self.model.run_block(id, hidden, TokenPosition(0), &mut cache));
+        } else {
+            self.model.project_kv(id, hidden.clone(), TokenPosition(0), &mut cache);
+            *prompt = Some(hidden);
+        }
+        Some(cache)
+    }
+
+    pub(super) fn step_continuation(&self, id: BlockId, hidden: Tensor<3>, mut cache: BlockCache) -> Tensor<3> {
+        self.model.run_block(id, hidden, TokenPosition(self.split.read), &mut cache)
+    }
+
+    /// What decode receives of block `id`.
+    fn send(&self, id: BlockId, depth: usize, cache: BlockCache) -> Result<BlockCache> {
+        let sent = self.transfer.transfer(KvCache::of_block(depth, id, cache))?;
+        Ok(sent.into_block(id).expect("a transfer drops positions, not blocks"))
+    }
+
+    /// Sum of the negative log-likelihoods of a group's targets, and their number.
+    ///
+    /// `last` are the prompt's final hidden states `[batch, hidden]`, wanted when prefill predicts.
+    pub(super) fn leave(&self, windows: &[Vec<u32>], last: Option<Tensor<2>>, continuation: Option<Tensor<3>>) -> (f64, usize) {
+        let Split { read, fed, first_target } = self.split;
+        let mut sum = 0.0;
+        let mut count = 0;
+        let mut add = |hidden: Tensor<2>, targets: &[u32]| {
+            for (n, targets) in targets.chunks(HEAD_ROWS).enumerate() {
+                let rows = hidden.clone().narrow(0, n * HEAD_ROWS, targets.len());
+                let scores = token_scores(self.model.logits(rows), targets);
+                sum -= scores.iter().map(|score| f64::from(score.logprob)).sum::<f64>();
+                count += scores.len();
+            }
+        };
+        if first_target == read && read > 0 {
+            let last = last.expect("a prompt that predicts was run");
+            let targets: Vec<u32> = windows.iter().map(|window| window[first_target]).collect();
+            add(last, &targets);
+        }
+        if let Some(continuation) = continuation {
+            let [batch, seq, width] = continuation.dims();
+            debug_assert_eq!(seq, fed - read, "decode was fed this many tokens");
+            let targets: Vec<u32> = windows.iter().flat_map(|window| &window[read + 1..=fed]).copied().collect();
+            add(continuation.reshape([batch * seq, width]), &targets);
+        }
+        (sum, count)
+    }
+}
+
+/// The last position's rows `[batch, hidden]` of hidden states `[batch, seq, hidden]`.
+pub(super) fn last_position(hidden: &Tensor<3>) -> Tensor<2> {
+    let [batch, seq, width] = hidden.dims();
+    let rows: Vec<usize> = (0..batch).map(|row| row * seq + seq - 1).collect();
+    select_rows(hidden.clone().reshape([batch * seq, width]), &rows)
+}

@@ -1,0 +1,318 @@
+//! The PD forward pass: prefill reads the prompt, a [`CacheTransfer`] hands its KV cache over, decode
+//! goes on. METHOD: arXiv:2509.04467v3, with the boundary policies of the engines in use.
+//!
+//! With no block removed and all KV sent, the pass equals one plain forward pass, to rounding.
+
+use burn::tensor::Tensor;
+
+use crate::block::{BlockId, BlockSet};
+use crate::cache::{KvCache, TokenPosition};
+use crate::error::{Error, Result};
+use crate::kernels::{TokenScore, greedy_tokens, select_rows, token_scores};
+use crate::model::{BlockModel, token_tensor};
+use crate::plan::check_removed;
+use crate::stage::{Boundary, KvFill, PerStage, Stage};
+use crate::units::Bytes;
+
+/// Hands prefill's KV cache to decode; may drop positions.
+pub trait CacheTransfer: Send + Sync {
+    /// Returns what decode receives of `cache`, which holds the blocks that decode runs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Transfer`] if the cache could not be handed over.
+    fn transfer(&self, cache: KvCache) -> Result<KvCache>;
+}
+
+/// Hands over everything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SendAll;
+
+impl CacheTransfer for SendAll {
+    fn transfer(&self, cache: KvCache) -> Result<KvCache> {
+        Ok(cache)
+    }
+}
+
+/// What prefill leaves for decode.
+#[derive(Clone, Debug)]
+pub struct Handover {
+    cache: KvCache,
+    /// Hidden states `[batch, hidden]` of the last prompt token; `None` when decode runs that token.
+    last: Option<Tensor<2>>,
+    next: TokenPosition,
+    kv_bytes: Bytes,
+    trimmed: bool,
+}
+
+impl Handover {
+    /// Bytes of keys and values that crossed, for each prompt of the batch, counted from the tensors.
+    pub fn kv_bytes(&self) -> Bytes {
+        self.kv_bytes
+    }
+
+    /// Whether a block that decode runs lost a prompt position.
+    pub fn trimmed(&self) -> bool {
+        self.trimmed
+    }
+
+    /// The cache that decode received.
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+}
+
+/// Scores of one continuation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContinuationScores {
+    /// One entry for each token of the continuation.
+    pub tokens: Vec<TokenScore>,
+}
+
+impl ContinuationScores {
+    /// Sum of the log-probabilities, in f64.
+    pub fn sum(&self) -> f64 {
+        self.tokens.iter().map(|token| f64::from(token.logprob)).sum()
+    }
+}
+
+/// Scores of all continuations of one prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptScores {
+    /// In the order asked for.
+    pub continuations: Vec<ContinuationScores>,
+    /// Bytes of keys and values that crossed to decode.
+    pub kv_bytes: Bytes,
+    /// Whether the transfer dropped prompt positions of a block that decode runs.
+    pub trimmed: bool,
+}
+
+/// A model with its two stages.
+#[derive(Clone)]
+pub struct PdModel<'a> {
+    model: &'a dyn BlockModel,
+    removed: PerStage<BlockSet>,
+    kv_fill: KvFill,
+    boundary: Boundary,
+    transfer: &'a dyn CacheTransfer,
+}
+
+impl<'a> PdModel<'a> {
+    /// The dense model: both stages keep every block and all KV is sent.
+    pub fn dense(model: &'a dyn BlockModel, boundary: Boundary) -> Self {
+        let removed = PerStage::dense(model.dims().n_blocks);
+        Self { model, removed, kv_fill: KvFill::Nested, boundary, transfer: &SendAll }
+    }
+
+    /// A model whose stages run without the blocks in `removed`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Depth`], [`Error::AllBlocksRemoved`] or [`Error::NotNested`].
+    pub fn new(
+        model: &'a dyn BlockModel,
+        removed: PerStage<BlockSet>,
+        kv_fill: KvFill,
+        boundary: Boundary,
+        transfer: &'a dyn CacheTransfer,
+    ) -> Result<Self> {
+        let depth = model.dims().n_blocks;
+        for (field, set) in [("removed.prefill", &removed.prefill), ("removed.decode", &removed.decode)] {
+            if set.depth() != depth {
+                return Err(Error::Depth { field, expected: depth, found: set.depth() });
+            }
+        }
+        check_removed(&removed, kv_fill)?;
+        Ok(Self { model, removed, kv_fill, boundary, transfer })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'a dyn BlockModel {
+        self.model
+    }
+
+    /// Who computes the first new token's logits.
+    pub fn boundary(&self) -> Boundary {
+        self.boundary
+    }
+
+    /// Blocks removed from each stage.
+    pub fn removed(&self) -> &PerStage<BlockSet> {
+        &self.removed
+    }
+
+    /// Runs prefill on prompts of one length and hands its cache over.
+    ///
+    /// With [`Boundary::Decode`] the last token of each prompt is left to decode.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTokens`], [`Error::RaggedBatch`], [`Error::TokenOutOfRange`],
+    /// [`Error::ContextLength`] and what the transfer reports.
+    pub fn prefill<R: AsRef<[u32]>>(&self, prompts: &[R]) -> Result<Handover> {
+        let length = prompts.first().map_or(0, |prompt| prompt.as_ref().len());
+        if length == 0 {
+            return Err(Error::NoTokens { what: "the prompt" });
+        }
+        self.check_length(length)?;
+        let read = match self.boundary {
+            Boundary::Prefill => length,
+            Boundary::Decode => length - 1,
+        };
+        let needed = self.removed.prefill.intersection(&self.removed.decode).complement();
+        let mut cache = KvCache::with_capacity(self.model, &needed, prompts.len(), read);
+        let mut last = None;
+        if read > 0 {
+            let rows: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt.as_ref()[..read.min(prompt.as_ref().len())]).collect();
+            let hidden = self.run(Stage::Prefill, &rows, TokenPosition(0), &mut cache)?;
+            let [batch, seq, width] = hidden.dims();
+            let wanted = self.boundary == Boundary::Prefill;
+            last = wanted.then(|| hidden.narrow(1, seq - 1, 1).reshape([batch, width]));
+        }
+        cache.drop_blocks(&self.removed.decode);
+        let cache = self.transfer.transfer(cache)?;
+        let trimmed = cache.iter().any(|(_, block)| block.len() < read);
+        let kv_bytes = cache.bytes_per_row();
+        Ok(Handover { cache, last, next: TokenPosition(read), kv_bytes, trimmed })
+    }
+
+    /// Log-probabilities of several continuations of one prompt; the prompt is run once.
+    ///
+    /// # Errors
+    ///
+    /// As [`prefill`](Self::prefill), and [`Error::NoTokens`] for an empty continuation.
+    pub fn score<R: AsRef<[u32]>>(&self, prompt: &[u32], continuations: &[R]) -> Result<PromptScores> {
+        let longest = continuations.iter().map(|tokens| tokens.as_ref().len()).max().unwrap_or(0);
+        if continuations.iter().any(|tokens| tokens.as_ref().is_empty()) || longest == 0 {
+            return Err(Error::NoTokens { what: "a continuation" });
+        }
+        // The last token is scored, never fed.
+        self.check_length(prompt.len() + longest - 1)?;
+        let handover = self.prefill(&[prompt])?;
+        let (kv_bytes, trimmed) = (handover.kv_bytes, handover.trimmed);
+        let vocab_size = self.model.dims().vocab_size;
+        for token in continuations.iter().flat_map(|tokens| tokens.as_ref()) {
+            if *token as usize >= vocab_size {
+                return Err(Error::TokenOutOfRange { token: *token, vocab_size });
+            }
+        }
+        let continuations: Vec<&[u32]> = continuations.iter().map(AsRef::as_ref).collect();
+        let first = self.first_scores(&handover, &continuations);
+        let later = self.later_scores(prompt, handover, &continuations)?;
+        let join = |(mut tokens, rest): (Vec<TokenScore>, Vec<TokenScore>)| {
+            tokens.extend(rest);
+            ContinuationScores { tokens }
+        };
+        let continuations = first.into_iter().zip(later).map(join).collect();
+        Ok(PromptScores { continuations, kv_bytes, trimmed })
+    }
+
+    /// Scores of the tokens that prefill's last hidden state predicts: one for each continuation, or none.
+    fn first_scores(&self, handover: &Handover, continuations: &[&[u32]]) -> Vec<Vec<TokenScore>> {
+        let Some(last) = &handover.last else {
+            return vec![Vec::new(); continuations.len()];
+        };
+        let logits = self.model.logits(last.clone());
+        let score = |tokens: &&[u32]| token_scores(logits.clone(), &tokens[..1]);
+        continuations.iter().map(score).collect()
+    }
+
+    /// Scores of the tokens that decode predicts. Continuations run as one batch, padded at their
+    /// end: no real token can see the padding.
+    fn later_scores(&self, prompt: &[u32], handover: Handover, continuations: &[&[u32]]) -> Result<Vec<Vec<TokenScore>>> {
+        let lead = match self.boundary {
+            Boundary::Prefill => &[][..],
+            Boundary::Decode => &prompt[prompt.len() - 1..],
+        };
+        let fed = |tokens: &[u32]| [lead, &tokens[..tokens.len() - 1]].concat();
+        let mut rows: Vec<Vec<u32>> = continuations.iter().map(|tokens| fed(tokens)).collect();
+        let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
+        let seq = lengths.iter().copied().max().unwrap_or(0);
+        if seq == 0 {
+            return Ok(vec![Vec::new(); continuations.len()]);
+        }
+        rows.iter_mut().for_each(|row| row.resize(seq, 0));
+        let start = handover.next;
+        let mut cache = handover.cache;
+        if start.0 == 0 {
+            cache = KvCache::with_capacity(self.model, &self.removed.decode.complement(), rows.len(), seq);
+        } else if rows.len() > 1 {
+            cache = cache.repeat_batch(rows.len());
+        }
+        cache.reserve(seq);
+        let hidden = self.run(Stage::Decode, &rows, start, &mut cache)?;
+        let [batch, _, width] = hidden.dims();
+        let wanted = |(row, length): (usize, &usize)| row * seq..row * seq + length;
+        let wanted: Vec<usize> = lengths.iter().enumerate().flat_map(wanted).collect();
+        let targets: Vec<u32> =
+            continuations.iter().zip(&lengths).flat_map(|(tokens, length)| &tokens[tokens.len() - length..]).copied().collect();
+        let hidden = select_rows(hidden.reshape([batch * seq, width]), &wanted);
+        let mut scores = token_scores(self.model.logits(hidden), &targets).into_iter();
+        Ok(lengths.iter().map(|&length| scores.by_ref().take(length).collect()).collect())
+    }
+
+    /// Generates up to `max_new_tokens` tokens, always the most likely one, calling `on_token` with each.
+    /// Stops after a token of `stop`, which is included.
+    ///
+    /// # Errors
+    ///
+    /// As [`prefill`](Self::prefill); [`Error::ContextLength`] if the tokens asked for do not fit.
+    pub fn generate_greedy(
+        &self,
+        prompt: &[u32],
+        max_new_tokens: usize,
+        stop: &[u32],
+        mut on_token: impl FnMut(u32),
+    ) -> Result<Vec<u32>> {
+        self.check_length(prompt.len() + max_new_tokens.saturating_sub(1))?;
+        let mut handover = self.prefill(&[prompt])?;
+        let mut position = handover.next;
+        let mut tokens = Vec::with_capacity(max_new_tokens);
+        let mut logits = handover.last.take().map(|last| self.model.logits(last));
+        let mut pending = prompt[prompt.len() - 1];
+        let mut cache = handover.cache;
+        if position.0 == 0 {
+            cache = KvCache::with_capacity(self.model, &self.removed.decode.complement(), 1, max_new_tokens);
+        }
+        cache.reserve(max_new_tokens);
+        while tokens.len() < max_new_tokens {
+            let ready = match logits.take() {
+                Some(logits) => logits,
+                None => {
+                    let hidden = self.run(Stage::Decode, &[[pending]], position, &mut cache)?;
+                    position.0 += 1;
+                    let width = hidden.dims()[2];
+                    self.model.logits(hidden.reshape([1, width]))
+                }
+            };
+            pending = greedy_tokens(ready)[0];
+            tokens.push(pending);
+            on_token(pending);
+            if stop.contains(&pending) {
+                break;
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// Runs rows of tokens from position `start` on through the blocks that `stage` keeps; returns the
+    /// hidden states `[batch, seq, hidden]` that leave the last one. Prefill also fills the caches of
+    /// blocks that only decode keeps.
+    fn run<R: AsRef<[u32]>>(&self, stage: Stage, rows: &[R], start: TokenPosition, cache: &mut KvCache) -> Result<Tensor<3>> {
+        let mut hidden = self.model.embed(token_tensor(self.model, rows)?, start);
+        for id in (0..self.model.dims().n_blocks).map(BlockId::new) {
+            let Some(block) = cache.block_mut(id) else { continue };
+            if !self.removed.of(stage).contains(id) {
+                hidden = self.model.run_block(id, hidden, start, block);
+            } else if self.kv_fill == KvFill::Project {
+                self.model.project_kv(id, hidden.clone(), start, block);
+            }
+        }
+        Ok(hidden)
+    }
+
+    fn check_length(&self, tokens: usize) -> Result<()> {
+        let limit = self.model.dims().context_length;
+        if tokens > limit { Err(Error::ContextLength { tokens, limit }) } else { Ok(()) }
+    }
+}

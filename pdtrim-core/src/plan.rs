@@ -1,0 +1,246 @@
+//! The plan: what each stage keeps and which KV moves. A versioned TOML file that anyone can repeat.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::block::BlockSet;
+use crate::error::{Error, Result};
+use crate::kv_plan::{KvGroup, KvPlan};
+use crate::stage::{Boundary, KvFill, PerStage, Stage};
+
+/// Version of the plan file that this build reads and writes.
+pub const PLAN_VERSION: u32 = 1;
+
+/// The model a plan was made for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanModel {
+    /// Name as the user gave it.
+    pub name: String,
+    /// Hash of configuration and weights; see [`Checkpoint::hash`](crate::checkpoint::Checkpoint::hash).
+    pub hash: String,
+    /// Number of transformer blocks.
+    pub blocks: usize,
+}
+
+/// The token windows a plan was searched on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanCalibration {
+    /// Where the text came from.
+    pub source: String,
+    /// SHA-256 of the text.
+    pub hash: String,
+    /// Number of windows.
+    pub windows: usize,
+    /// Tokens in each window.
+    pub window_tokens: usize,
+    /// Tokens of each window that are its prompt.
+    pub prompt_tokens: usize,
+}
+
+/// What was fitted after removal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Repair {
+    /// Nothing.
+    #[default]
+    None,
+}
+
+/// A figure that was measured with the plan, kept so that a reader need not run it again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanScore {
+    /// Task, or `calibration` for the search's own objective.
+    pub task: String,
+    /// `dense`, `unified`, `pd` or `pd+kv`.
+    pub mode: String,
+    /// Boundary of the measurement.
+    pub boundary: Boundary,
+    /// `acc`, `token_perplexity`, `mean_nll`, …
+    pub metric: String,
+    /// The value.
+    pub value: f64,
+}
+
+/// The form of `plan.toml`, before its checks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanFile {
+    /// Format version; [`PLAN_VERSION`].
+    pub version: u32,
+    /// Strategy that chose the blocks, or `manual`.
+    pub method: String,
+    /// Seed of everything that was drawn.
+    #[serde(default)]
+    pub seed: u64,
+    /// Who computes the first new token's logits.
+    #[serde(default)]
+    pub boundary: Boundary,
+    /// What happens to a block that only prefill removes.
+    #[serde(default)]
+    pub kv_fill: KvFill,
+    /// What was fitted after removal.
+    #[serde(default)]
+    pub repair: Repair,
+    /// How the KV blocks were chosen: `attention`, `loss`, `manual`, or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kv_method: String,
+    /// The model.
+    pub model: PlanModel,
+    /// Blocks removed from each stage.
+    pub removed: PerStage<Vec<usize>>,
+    /// Windows of the search; absent from a plan written by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<PlanCalibration>,
+    /// Blocks whose KV is trimmed; the others send every prompt position.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kv: Vec<KvGroup>,
+    /// Figures measured with the plan.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<PlanScore>,
+}
+
+/// A checked plan.
+///
+/// Every block exists, each stage keeps one, and P is a subset of D unless `kv_fill` is
+/// [`KvFill::Project`].
+#[derive(Clone, Debug)]
+pub struct Plan {
+    file: PlanFile,
+    removed: PerStage<BlockSet>,
+    kv: KvPlan,
+}
+
+impl Plan {
+    /// Checks `file`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PlanVersion`], [`Error::BlockOutOfRange`], [`Error::AllBlocksRemoved`],
+    /// [`Error::NotNested`] or [`Error::KvBlockTwice`].
+    pub fn new(file: PlanFile) -> Result<Self> {
+        if file.version != PLAN_VERSION {
+            return Err(Error::PlanVersion { expected: PLAN_VERSION, found: file.version });
+        }
+        let depth = file.model.blocks;
+        let set = |indices: &Vec<usize>| BlockSet::from_indices(depth, indices.iter().copied());
+        let removed = PerStage { prefill: set(&file.removed.prefill)?, decode: set(&file.removed.decode)? };
+        check_removed(&removed, file.kv_fill)?;
+        let kv = KvPlan::from_groups(depth, &file.kv)?;
+        Ok(Self { file, removed, kv })
+    }
+
+    /// Reads and checks a plan file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::NotUtf8`], [`Error::Toml`], and what [`Plan::new`] refuses.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = crate::text::read_text(path)?;
+        let file = toml::from_str(&text).map_err(|source| Error::Toml { path: path.to_owned(), source: Box::new(source) })?;
+        Self::new(file)
+    }
+
+    /// Writes the plan to a temporary sibling and renames it to `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]; `path` is then as it was.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        write_atomically(path, self.to_toml().as_bytes())
+    }
+
+    /// The plan file's text.
+    ///
+    /// # Panics
+    ///
+    /// Never: every field of a plan can be written as TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(&self.file).expect("a plan holds only tables, numbers and strings")
+    }
+
+    /// The file form.
+    pub fn file(&self) -> &PlanFile {
+        &self.file
+    }
+
+    /// Blocks removed from each stage.
+    pub fn removed(&self) -> &PerStage<BlockSet> {
+        &self.removed
+    }
+
+    /// Which prompt positions cross to decode.
+    pub fn kv(&self) -> &KvPlan {
+        &self.kv
+    }
+
+    /// Who computes the first new token's logits.
+    pub fn boundary(&self) -> Boundary {
+        self.file.boundary
+    }
+
+    /// What happens to a block that only prefill removes.
+    pub fn kv_fill(&self) -> KvFill {
+        self.file.kv_fill
+    }
+
+    /// Refuses a model that the plan was not made for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PlanModel`] if the hashes differ.
+    pub fn check_model(&self, name: &str, hash: &str) -> Result<()> {
+        if self.file.model.hash == hash {
+            return Ok(());
+        }
+        Err(Error::PlanModel {
+            expected_name: self.file.model.name.clone(),
+            expected: self.file.model.hash.clone(),
+            found_name: name.to_owned(),
+            found: hash.to_owned(),
+        })
+    }
+}
+
+/// Refuses block sets with which no pass can be run.
+///
+/// # Errors
+///
+/// [`Error::AllBlocksRemoved`], or [`Error::NotNested`] if prefill removes a block that decode keeps
+/// and `kv_fill` is [`KvFill::Nested`].
+pub fn check_removed(removed: &PerStage<BlockSet>, kv_fill: KvFill) -> Result<()> {
+    for stage in [Stage::Prefill, Stage::Decode] {
+        let set = removed.of(stage);
+        if set.len() == set.depth() {
+            return Err(Error::AllBlocksRemoved { stage, depth: set.depth() });
+        }
+    }
+    let missing = removed.prefill.difference(&removed.decode);
+    if kv_fill == KvFill::Nested && !missing.is_empty() {
+        return Err(Error::NotNested { missing });
+    }
+    Ok(())
+}
+
+/// Writes `bytes` to a temporary sibling of `path`, flushes it and renames it, so that a reader
+/// sees the old file or the whole new one.
+///
+/// # Errors
+///
+/// [`Error::Io`]; the temporary file is removed.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
+    let mut file = tempfile::Builder::new().prefix(".pdtrim-").tempfile_in(folder).map_err(Error::io("write to", folder))?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_data()).map_err(Error::io("write", path))?;
+    file.persist(path).map_err(|failed| Error::Io { action: "write", path: path.to_owned(), source: failed.error })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

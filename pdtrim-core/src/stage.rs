@@ -1,0 +1,113 @@
+//! The two stages of serving, and where one hands over to the other.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::block::BlockSet;
+use crate::error::Error;
+
+/// One of the two stages of serving a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Reads the prompt and fills the KV cache.
+    Prefill,
+    /// Produces tokens one by one on the KV cache.
+    Decode,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        })
+    }
+}
+
+/// One value for each stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerStage<T> {
+    /// The value of the prefill stage.
+    pub prefill: T,
+    /// The value of the decode stage.
+    pub decode: T,
+}
+
+impl<T> PerStage<T> {
+    /// The value of `stage`.
+    pub fn of(&self, stage: Stage) -> &T {
+        match stage {
+            Stage::Prefill => &self.prefill,
+            Stage::Decode => &self.decode,
+        }
+    }
+}
+
+impl<T: Clone> PerStage<T> {
+    /// The same value for both stages.
+    pub fn both(value: T) -> Self {
+        Self { prefill: value.clone(), decode: value }
+    }
+}
+
+impl PerStage<BlockSet> {
+    /// No block removed from either stage.
+    pub fn dense(depth: usize) -> Self {
+        Self::both(BlockSet::empty(depth))
+    }
+
+    /// Whether neither stage removes a block.
+    pub fn is_dense(&self) -> bool {
+        self.prefill.is_empty() && self.decode.is_empty()
+    }
+}
+
+/// Which stage computes the logits of the first new token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Boundary {
+    /// Prefill runs the whole prompt and emits the first token (`DistServe`, `SGLang`).
+    #[default]
+    Prefill,
+    /// Prefill stops one token short; decode runs the last prompt token again (vLLM).
+    Decode,
+}
+
+impl fmt::Display for Boundary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        })
+    }
+}
+
+impl FromStr for Boundary {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "prefill" => Ok(Self::Prefill),
+            "decode" => Ok(Self::Decode),
+            found => Err(Error::Choice { field: "boundary", expected: "prefill or decode", found: found.to_owned() }),
+        }
+    }
+}
+
+/// What a block that prefill removes but decode keeps does while the prompt is read.
+///
+/// Decode needs that block's keys and values for the prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvFill {
+    /// Such a plan is refused: P must be a subset of D (arXiv:2509.04467, the nested constraint).
+    #[default]
+    Nested,
+    /// Prefill still computes the block's keys and values from the hidden state that passes by
+    /// (arXiv:2602.03295, POP): its norm, K and V projections and `RoPE`, nothing else.
+    Project,
+}

@@ -1,0 +1,96 @@
+//! Text to token ids and back.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// A checkpoint's tokenizer; every id it makes has a row in the model's embedding.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    prefix_token: Option<u32>,
+    bos_for_prompts: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Checks a tokenizer against a model's vocabulary.
+    ///
+    /// `bos` and `eos` are the model's; `add_bos` says whether a prompt starts with `bos` even if the
+    /// tokenizer's own post-processor does not add it.
+    pub(crate) fn new(
+        inner: tokenizers::Tokenizer,
+        path: &Path,
+        vocab_size: usize,
+        (bos, eos): (Option<u32>, Option<u32>),
+        add_bos: bool,
+    ) -> Result<Self> {
+        let largest_id = inner.get_vocab(true).values().copied().max().unwrap_or(0) as usize;
+        if largest_id >= vocab_size {
+            return Err(Error::TokenizerVocabulary { path: path.to_owned(), largest_id, vocab_size });
+        }
+        Ok(Self { inner, prefix_token: bos.or(eos), bos_for_prompts: bos.filter(|_| add_bos) })
+    }
+
+    pub(crate) fn read(path: PathBuf, vocab_size: usize, ends: (Option<u32>, Option<u32>)) -> Result<Self> {
+        let text = crate::text::read_text(&path)?;
+        let inner = text.parse::<tokenizers::Tokenizer>();
+        let inner = inner.map_err(|reason| Error::Tokenizer { path: path.clone(), reason: reason.to_string() })?;
+        Self::new(inner, &path, vocab_size, ends, false)
+    }
+
+    /// Token ids of `text`, without any added token. Control tokens written out in `text` are matched.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Encode`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_with(text, false)
+    }
+
+    /// Token ids of a prompt: with the tokens that the tokenizer puts around text (BOS for Llama).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.encode_with(text, true)?;
+        if let Some(bos) = self.bos_for_prompts.filter(|bos| ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    /// Text of token ids; control tokens are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Encode`].
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(|reason| Error::Encode { reason: reason.to_string() })
+    }
+
+    /// The token that stands for an empty context: BOS, else EOS, as lm-evaluation-harness chooses.
+    pub fn prefix_token(&self) -> Option<u32> {
+        self.prefix_token
+    }
+
+    /// Text of one token.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The tokenizer as a Hugging Face `tokenizer.json`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Encode`] if it cannot be written as one.
+    pub fn to_json(&self) -> Result<String> {
+        self.inner.to_string(true).map_err(|reason| Error::Encode { reason: reason.to_string() })
+    }
+
+    fn encode_with(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, add_special_tokens);
+        let encoding = encoding.map_err(|reason| Error::Encode { reason: reason.to_string() })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+}

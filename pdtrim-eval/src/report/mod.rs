@@ -1,0 +1,180 @@
+//! Results by task, mode and boundary, with everything needed to repeat them.
+
+mod csv;
+mod json;
+mod table;
+
+use std::io::Write;
+
+use pdtrim_core::Boundary;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use crate::metric::MetricName;
+use crate::mode::Mode;
+use crate::result::TaskResult;
+
+/// The results of a run. One struct behind the JSON, the CSV and the table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EvalReport {
+    /// What was run.
+    pub run: RunInfo,
+    /// The results, in the order in which they are reported.
+    pub rows: Vec<ReportRow>,
+}
+
+/// What has to be known to repeat a run. What is not known stays out of the files.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunInfo {
+    /// Version of the tool.
+    pub pdtrim_version: String,
+    /// The model as the user named it.
+    pub model: String,
+    /// Hash of the model's weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_sha256: Option<String>,
+    /// The plan file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// Hash of the plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan_sha256: Option<String>,
+    /// The device, as the user names it.
+    pub device: String,
+    /// The number type of the run.
+    pub dtype: String,
+    /// Items per task that were asked for; none for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Requests scored together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<usize>,
+    /// Seed of whatever was drawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// When the run began, in seconds since 1970. Left out where two runs are to give equal files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub date: Option<f64>,
+    /// How long the evaluation took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// The rest of the effective configuration.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub config: Map<String, Value>,
+}
+
+/// A task's result in one mode with one boundary.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReportRow {
+    /// How much of the plan was in force.
+    pub mode: Mode,
+    /// Which stage computed the first new token; none where that makes no difference (one machine).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub boundary: Option<Boundary>,
+    /// The result.
+    pub result: TaskResult,
+}
+
+impl ReportRow {
+    fn task(&self) -> &str {
+        &self.result.summary.task
+    }
+}
+
+impl EvalReport {
+    /// An empty report of `run`.
+    pub fn new(run: RunInfo) -> Self {
+        Self {
+            run,
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds a result.
+    pub fn push(&mut self, mode: Mode, boundary: Option<Boundary>, result: TaskResult) {
+        self.rows.push(ReportRow {
+            mode,
+            boundary,
+            result,
+        });
+    }
+
+    /// The tasks, in the order of their first rows.
+    pub fn tasks(&self) -> Vec<&str> {
+        let mut tasks = Vec::new();
+        for row in &self.rows {
+            if !tasks.contains(&row.task()) {
+                tasks.push(row.task());
+            }
+        }
+        tasks
+    }
+
+    /// The row that stands for `task` where only one number fits: the one with the most of the plan
+    /// in force, and the boundary `decode` if it was measured (with `prefill`, one-token answers do
+    /// not see decode at all).
+    pub fn headline(&self, task: &str) -> Option<&ReportRow> {
+        self.rows
+            .iter()
+            .filter(|row| row.task() == task)
+            .max_by_key(|row| (row.mode, row.boundary))
+    }
+
+    /// A row's metric minus the dense model's on the same items. None for dense rows, and where the
+    /// dense model was not measured on the same items.
+    pub fn difference_to_dense(&self, row: &ReportRow, metric: MetricName) -> Option<f64> {
+        let same = |other: &ReportRow| {
+            let (one, two) = (&other.result.summary, &row.result.summary);
+            one.task_sha256 == two.task_sha256 && one.data == two.data && one.items == two.items
+        };
+        if row.mode == Mode::Dense {
+            return None;
+        }
+        let dense = self
+            .rows
+            .iter()
+            .filter(|other| other.mode == Mode::Dense && same(other));
+        // The dense model is the same with both boundaries; where both were measured, like is
+        // compared with like.
+        let dense = dense.max_by_key(|other| other.boundary == row.boundary)?;
+        Some(row.result.summary.metric(metric)?.value - dense.result.summary.metric(metric)?.value)
+    }
+
+    /// The results as lm-evaluation-harness 0.4 writes them, with our extra object `pdtrim`.
+    ///
+    /// `results` holds each task's [headline](Self::headline) row; `pdtrim` holds all rows.
+    pub fn to_json(&self) -> Value {
+        json::report(self)
+    }
+
+    /// One row per task, mode, boundary and metric.
+    ///
+    /// # Errors
+    ///
+    /// When `out` cannot be written to.
+    pub fn write_csv(&self, out: impl Write) -> Result<()> {
+        csv::write(self, out)
+    }
+
+    /// The per-item records, one JSON object a line.
+    ///
+    /// # Errors
+    ///
+    /// When `out` cannot be written to.
+    pub fn write_items(&self, mut out: impl Write) -> Result<()> {
+        for row in &self.rows {
+            for item in &row.result.items {
+                let line = json::item(row, item);
+                writeln!(out, "{line}").map_err(Error::Write)?;
+            }
+        }
+        out.flush().map_err(Error::Write)
+    }
+
+    /// The modes side by side, with the difference to dense.
+    pub fn table(&self) -> String {
+        table::render(self)
+    }
+}

@@ -1,0 +1,148 @@
+//! What came out of one task in one mode with one boundary.
+
+use pdtrim_core::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::metric::{Metric, MetricName};
+
+/// The result of one evaluation of one task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskResult {
+    /// The numbers of the report.
+    pub summary: TaskSummary,
+    /// One record per item, in the data's order.
+    pub items: Vec<Item>,
+}
+
+/// The numbers of a task, with what is needed to repeat them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskSummary {
+    /// The task's name.
+    pub task: String,
+    /// The task's version.
+    pub version: u32,
+    /// Hash of the task file.
+    pub task_sha256: String,
+    /// The task in lm-evaluation-harness' words.
+    pub config: Value,
+    /// The data files, with their hashes.
+    pub data: Vec<DataFile>,
+    /// The metrics, in the task's order.
+    pub metrics: Vec<Metric>,
+    /// Items scored.
+    pub items: usize,
+    /// Items the data has.
+    pub items_total: usize,
+    /// Items whose continuations are all one token long: the boundary decides them.
+    pub one_token_items: usize,
+    /// Continuation tokens scored.
+    pub scored_tokens: usize,
+    /// Tokens at the end of a text that do not fill a window and are not scored.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tokens_left_over: Option<usize>,
+    /// What crossed from prefill to decode.
+    pub kv: KvTraffic,
+}
+
+impl TaskSummary {
+    /// The metric called `name`, where the task has it.
+    pub fn metric(&self, name: MetricName) -> Option<&Metric> {
+        self.metrics.iter().find(|metric| metric.name == name)
+    }
+}
+
+/// A file that was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataFile {
+    /// Its path relative to the data folder, or the name of the bundled file.
+    pub path: String,
+    /// Its hash.
+    pub sha256: String,
+}
+
+/// What crossed from prefill to decode for a task.
+///
+/// A context that several choices share crosses once. An item with partial scoring has a context for
+/// each choice and sends each of them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KvTraffic {
+    /// Contexts that crossed.
+    pub contexts: usize,
+    /// Bytes of keys and values.
+    pub bytes: Bytes,
+    /// Bytes per item.
+    pub bytes_per_item: f64,
+    /// Prompt positions, summed over blocks.
+    pub positions: u64,
+    /// Items of which the KV plan dropped any prompt position.
+    pub trimmed_items: usize,
+    /// The same as a share of the items scored.
+    pub trimmed_share: f64,
+}
+
+impl KvTraffic {
+    pub(crate) fn of(items: &[Item], contexts: usize) -> Self {
+        let bytes: Bytes = items.iter().map(|item| item.kv_bytes).sum();
+        let trimmed_items = items.iter().filter(|item| item.trimmed).count();
+        let count = items.len() as f64;
+        Self {
+            contexts,
+            bytes,
+            bytes_per_item: bytes.0 as f64 / count,
+            positions: items.iter().map(|item| item.kv_positions).sum(),
+            trimmed_items,
+            trimmed_share: trimmed_items as f64 / count,
+        }
+    }
+}
+
+/// The record of one item.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Item {
+    /// Place in the data, counted from 0: the record, or the window.
+    pub doc: usize,
+    /// The record's line in its file, counted from 1; none for a window.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub line: Option<usize>,
+    /// Tokens of the context, or of all contexts with partial scoring.
+    pub prompt_tokens: usize,
+    /// Whether every scored continuation is one token long.
+    pub one_token: bool,
+    /// Bytes of keys and values that crossed.
+    pub kv_bytes: Bytes,
+    /// Prompt positions that crossed, summed over blocks.
+    pub kv_positions: u64,
+    /// Whether the KV plan dropped any prompt position.
+    pub trimmed: bool,
+    /// What was measured.
+    #[serde(flatten)]
+    pub outcome: ItemOutcome,
+}
+
+/// What was measured on an item.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ItemOutcome {
+    /// A multiple choice.
+    Choice {
+        /// Summed log-likelihood of each choice.
+        loglikelihoods: Vec<f64>,
+        /// Whether each choice is what greedy decoding gives.
+        greedy: Vec<bool>,
+        /// Index of the right choice.
+        gold: usize,
+        /// Whether the right choice has the highest log-likelihood.
+        acc: bool,
+        /// The same per character; none for partial scoring.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        acc_norm: Option<bool>,
+    },
+    /// A window of a text.
+    Window {
+        /// Summed log-likelihood of the scored tokens.
+        loglikelihood: f64,
+        /// How many tokens were scored.
+        tokens: usize,
+    },
+}

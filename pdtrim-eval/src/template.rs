@@ -1,0 +1,278 @@
+//! Templates and expressions of a task, rendered on a record.
+
+use minijinja::value::{Value, ValueKind};
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
+
+use crate::error::{Error, Place, Result};
+
+/// The engine as lm-evaluation-harness sets up Jinja: strict about undefined names, and keeping the
+/// template's last newline.
+pub(crate) fn environment<'source>() -> Environment<'source> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    let mut syntax = minijinja::syntax::SyntaxConfig::builder();
+    environment.set_syntax(
+        syntax
+            .keep_trailing_newline(true)
+            .build()
+            .expect("the default delimiters are valid"),
+    );
+    environment.add_filter("hellaswag_text", |text: &str| hellaswag_text(text));
+    environment.add_function("index_of", index_of);
+    environment
+}
+
+/// A template or an expression, compiled, with what an error has to name.
+pub(crate) struct Compiled<'env, 'source> {
+    task: &'source str,
+    key: &'static str,
+    environment: &'env Environment<'source>,
+    code: Code<'env, 'source>,
+}
+
+enum Code<'env, 'source> {
+    Template(minijinja::Template<'env, 'source>),
+    Expression(minijinja::Expression<'env, 'source>),
+}
+
+impl<'env, 'source> Compiled<'env, 'source> {
+    /// The template `text` of the task's key `key`.
+    pub(crate) fn template(
+        environment: &'env Environment<'source>,
+        task: &'source str,
+        key: &'static str,
+        text: &'source str,
+    ) -> Result<Self> {
+        let code = environment
+            .template_from_named_str(key, text)
+            .map_err(|source| syntax(task, key, source))?;
+        Ok(Self {
+            task,
+            key,
+            environment,
+            code: Code::Template(code),
+        })
+    }
+
+    /// The expression `text` of the task's key `key`.
+    pub(crate) fn expression(
+        environment: &'env Environment<'source>,
+        task: &'source str,
+        key: &'static str,
+        text: &'source str,
+    ) -> Result<Self> {
+        let code = environment
+            .compile_expression(text)
+            .map_err(|source| syntax(task, key, source))?;
+        Ok(Self {
+            task,
+            key,
+            environment,
+            code: Code::Expression(code),
+        })
+    }
+
+    /// What it gives on the record `fields`, as a string.
+    pub(crate) fn text(&self, fields: &Value, place: &Place) -> Result<String> {
+        let value = self.value(fields, place)?;
+        self.string(&value, "a string", place)
+    }
+
+    /// What it gives on the record `fields`, as a list of strings with at least one element.
+    pub(crate) fn texts(&self, fields: &Value, place: &Place) -> Result<Vec<String>> {
+        const EXPECTED: &str = "a list of strings";
+        let value = self.value(fields, place)?;
+        let list = matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable);
+        if !list || value.len() == Some(0) {
+            return Err(self.type_error(EXPECTED, &value, place));
+        }
+        let items = value
+            .try_iter()
+            .map_err(|source| self.failed(source, fields, place))?;
+        items
+            .map(|item| self.string(&item, EXPECTED, place))
+            .collect()
+    }
+
+    /// What it gives on the record `fields`, as a whole number.
+    pub(crate) fn number(&self, fields: &Value, place: &Place) -> Result<i64> {
+        let value = self.value(fields, place)?;
+        match value.as_i64() {
+            Some(number) if value.is_integer() => Ok(number),
+            _ => Err(self.type_error("a whole number", &value, place)),
+        }
+    }
+
+    fn value(&self, fields: &Value, place: &Place) -> Result<Value> {
+        match &self.code {
+            Code::Template(template) => template.render(fields).map(Value::from),
+            Code::Expression(expression) => expression.eval(fields),
+        }
+        .map_err(|source| self.failed(source, fields, place))
+    }
+
+    fn string(&self, value: &Value, expected: &'static str, place: &Place) -> Result<String> {
+        match value.as_str() {
+            Some(text) if value.kind() == ValueKind::String => Ok(text.to_owned()),
+            _ => Err(self.type_error(expected, value, place)),
+        }
+    }
+
+    fn type_error(&self, expected: &'static str, value: &Value, place: &Place) -> Error {
+        let found = if value.kind() == ValueKind::Undefined {
+            "nothing".to_owned()
+        } else {
+            format!("`{value}`")
+        };
+        Error::ExpressionType {
+            place: place.clone(),
+            task: self.task.to_owned(),
+            key: self.key,
+            expected,
+            found,
+        }
+    }
+
+    /// The engine says "undefined value" without a name, so the names are looked for here.
+    fn failed(&self, source: minijinja::Error, fields: &Value, place: &Place) -> Error {
+        let (place, task, key) = (place.clone(), self.task.to_owned(), self.key);
+        let missing = self.missing(fields);
+        if source.kind() == ErrorKind::UndefinedError && !missing.is_empty() {
+            return Error::MissingField {
+                place,
+                task,
+                key,
+                field: missing.join("` or `"),
+            };
+        }
+        Error::Template {
+            place,
+            task,
+            key,
+            source: Box::new(source),
+        }
+    }
+
+    fn missing(&self, fields: &Value) -> Vec<String> {
+        let names = match &self.code {
+            Code::Template(template) => template.undeclared_variables(true),
+            Code::Expression(expression) => expression.undeclared_variables(true),
+        };
+        let is_missing = |name: &String| {
+            let found = name
+                .split('.')
+                .try_fold(fields.clone(), |value, part| value.get_attr(part).ok());
+            !self.environment.globals().any(|(global, _)| global == name)
+                && found.is_none_or(|value| value.is_undefined())
+        };
+        let mut missing: Vec<_> = names.into_iter().filter(is_missing).collect();
+        missing.sort();
+        missing
+    }
+}
+
+/// Whether the template `text` parses.
+pub(crate) fn check_template(task: &str, key: &'static str, text: &str) -> Result<()> {
+    Compiled::template(&environment(), task, key, text).map(|_| ())
+}
+
+/// Whether the expression `text` parses.
+pub(crate) fn check_expression(task: &str, key: &'static str, text: &str) -> Result<()> {
+    Compiled::expression(&environment(), task, key, text).map(|_| ())
+}
+
+fn syntax(task: &str, field: &'static str, source: minijinja::Error) -> Error {
+    Error::TemplateSyntax {
+        task: task.to_owned(),
+        field,
+        source: Box::new(source),
+    }
+}
+
+/// The index of `item` in `list`.
+fn index_of(list: &Value, item: &Value) -> Result<usize, minijinja::Error> {
+    let found = list.try_iter()?.position(|other| &other == item);
+    found.ok_or_else(|| {
+        minijinja::Error::new(
+            ErrorKind::InvalidOperation,
+            format!("label {item:?} is not one of {list:?}"),
+        )
+    })
+}
+
+/// lm-evaluation-harness' clean-up of `HellaSwag` (`tasks/hellaswag/utils.py`): the tags that `WikiHow`
+/// items carry go, and what they leave behind is joined.
+fn hellaswag_text(text: &str) -> String {
+    let text = text.trim().replace(" [title]", ". ");
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(open) = rest.find('[') {
+        kept.push_str(&rest[..open]);
+        let tag = &rest[open..];
+        // A tag ends at the next bracket of the same line; the pattern there is `\[.*?\]`.
+        match tag.find([']', '\n']) {
+            Some(end) if tag.as_bytes()[end] == b']' => rest = &tag[end + 1..],
+            _ => {
+                kept.push('[');
+                rest = &tag[1..];
+            }
+        }
+    }
+    kept.push_str(rest);
+    kept.replace("  ", " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hellaswag_text_drops_tags_and_joins_what_is_left() {
+        assert_eq!(
+            hellaswag_text(" How to bake [title] Mix. [step] Stir  well "),
+            "How to bake. Mix. Stir well"
+        );
+        assert_eq!(hellaswag_text("Use [substeps]Now."), "Use Now.");
+        // Three spaces become two: the replacement does not look back.
+        assert_eq!(hellaswag_text("a   b"), "a  b");
+    }
+
+    #[test]
+    fn an_unclosed_bracket_stays() {
+        assert_eq!(hellaswag_text("a [b\nc] d [e] f"), "a [b\nc] d f");
+        assert_eq!(hellaswag_text("a [b"), "a [b");
+    }
+
+    #[test]
+    fn templates_keep_their_last_newline_and_escape_nothing() {
+        let environment = environment();
+        let template = Compiled::template(&environment, "t", "context", "{{ text }}\n").unwrap();
+        let fields = minijinja::context! { text => "a < b & c" };
+        assert_eq!(
+            template.text(&fields, &Place::new("f", 1)).unwrap(),
+            "a < b & c\n"
+        );
+    }
+
+    #[test]
+    fn a_label_outside_the_list_is_an_error_that_names_both() {
+        let environment = environment();
+        let gold =
+            Compiled::expression(&environment, "t", "gold", "index_of(['A', 'B'], key)").unwrap();
+        let place = Place::new("f", 1);
+        assert_eq!(
+            gold.number(&minijinja::context! { key => "B" }, &place)
+                .unwrap(),
+            1
+        );
+        let error = gold
+            .number(&minijinja::context! { key => "C" }, &place)
+            .unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(
+            source.contains("label 'C' is not one of ['A', 'B']"),
+            "{source}"
+        );
+    }
+}

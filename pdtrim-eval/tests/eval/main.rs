@@ -1,0 +1,10 @@
+//! The crate from outside, with a toy in place of a model.
+#![cfg(test)]
+
+mod bad_data;
+mod metrics_by_hand;
+mod published_data;
+mod report;
+mod runner;
+mod task_files;
+mod toy;

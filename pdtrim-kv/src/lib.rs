@@ -1,0 +1,1 @@
+//! Which KV entries cross from prefill to decode.

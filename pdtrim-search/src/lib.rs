@@ -1,0 +1,1 @@
+//! Search for the transformer blocks each stage can do without.
