@@ -1,1 +1,26 @@
-fn main() {}
+//! `pdtrim`: trims Llama-family models for prefill/decode disaggregation.
+
+mod args;
+mod commands;
+mod output;
+mod progress;
+mod session;
+mod trim;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match commands::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

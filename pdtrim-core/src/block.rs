@@ -48,12 +48,18 @@ pub struct BlockSet {
 impl BlockSet {
     /// The empty set for a model of `depth` blocks.
     pub fn empty(depth: usize) -> Self {
-        Self { depth, ids: BTreeSet::new() }
+        Self {
+            depth,
+            ids: BTreeSet::new(),
+        }
     }
 
     /// Every block of a model of `depth` blocks.
     pub fn all(depth: usize) -> Self {
-        Self { depth, ids: (0..depth).map(BlockId::new).collect() }
+        Self {
+            depth,
+            ids: (0..depth).map(BlockId::new).collect(),
+        }
     }
 
     /// The set with the given dense indices.
@@ -61,11 +67,17 @@ impl BlockSet {
     /// # Errors
     ///
     /// [`Error::BlockOutOfRange`] if an index is not below `depth`.
-    pub fn from_indices(depth: usize, indices: impl IntoIterator<Item = usize>) -> Result<Self, Error> {
+    pub fn from_indices(
+        depth: usize,
+        indices: impl IntoIterator<Item = usize>,
+    ) -> Result<Self, Error> {
         let mut set = Self::empty(depth);
         for index in indices {
             if index >= depth {
-                return Err(Error::BlockOutOfRange { block: index, depth });
+                return Err(Error::BlockOutOfRange {
+                    block: index,
+                    depth,
+                });
             }
             set.ids.insert(BlockId::new(index));
         }
@@ -109,7 +121,11 @@ impl BlockSet {
     /// Panics if `id` is not below the depth.
     #[must_use]
     pub fn with(&self, id: BlockId) -> Self {
-        assert!(id.index() < self.depth, "block {id} of a model with {} blocks", self.depth);
+        assert!(
+            id.index() < self.depth,
+            "block {id} of a model with {} blocks",
+            self.depth
+        );
         let mut set = self.clone();
         set.ids.insert(id);
         set
@@ -123,21 +139,30 @@ impl BlockSet {
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         self.same_depth(other);
-        Self { depth: self.depth, ids: &self.ids | &other.ids }
+        Self {
+            depth: self.depth,
+            ids: &self.ids | &other.ids,
+        }
     }
 
     /// Blocks in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         self.same_depth(other);
-        Self { depth: self.depth, ids: &self.ids & &other.ids }
+        Self {
+            depth: self.depth,
+            ids: &self.ids & &other.ids,
+        }
     }
 
     /// Blocks of this set that are not in `other`.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
         self.same_depth(other);
-        Self { depth: self.depth, ids: &self.ids - &other.ids }
+        Self {
+            depth: self.depth,
+            ids: &self.ids - &other.ids,
+        }
     }
 
     /// Blocks of the model that are not in this set.
@@ -153,7 +178,10 @@ impl BlockSet {
     }
 
     fn same_depth(&self, other: &Self) {
-        assert_eq!(self.depth, other.depth, "block sets of models of different depth");
+        assert_eq!(
+            self.depth, other.depth,
+            "block sets of models of different depth"
+        );
     }
 }
 
@@ -210,20 +238,34 @@ impl FromStr for BlockList {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let parts = text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty());
         let ranges = parts.map(parse_range).collect::<Result<Vec<_>, _>>()?;
         Ok(Self(ranges.into_iter().flatten().collect()))
     }
 }
 
 fn parse_range(part: &str) -> Result<RangeInclusive<usize>, Error> {
-    let refused = || Error::BlockList { found: part.to_owned() };
-    let number = |text: &str| text.trim().parse::<u16>().map(usize::from).map_err(|_| refused());
+    let refused = || Error::BlockList {
+        found: part.to_owned(),
+    };
+    let number = |text: &str| {
+        text.trim()
+            .parse::<u16>()
+            .map(usize::from)
+            .map_err(|_| refused())
+    };
     match part.split_once('-') {
         None => number(part).map(|index| index..=index),
         Some((from, to)) => {
             let (from, to) = (number(from)?, number(to)?);
-            if from > to { Err(refused()) } else { Ok(from..=to) }
+            if from > to {
+                Err(refused())
+            } else {
+                Ok(from..=to)
+            }
         }
     }
 }
@@ -268,7 +310,13 @@ mod tests {
     #[test]
     fn a_block_beyond_the_depth_is_refused() {
         let list: BlockList = "3,30".parse().unwrap();
-        assert!(matches!(list.to_set(30), Err(Error::BlockOutOfRange { block: 30, depth: 30 })));
+        assert!(matches!(
+            list.to_set(30),
+            Err(Error::BlockOutOfRange {
+                block: 30,
+                depth: 30
+            })
+        ));
     }
 
     #[test]

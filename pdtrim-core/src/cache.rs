@@ -25,9 +25,22 @@ pub struct BlockCache {
 impl BlockCache {
     /// An empty cache with room for `capacity` positions.
     pub fn with_capacity(model: &dyn BlockModel, batch: usize, capacity: usize) -> Self {
-        let ModelDims { n_kv_heads, head_dim, .. } = model.dims();
-        let empty = || Tensor::zeros([batch, capacity, n_kv_heads, head_dim], (model.device(), model.dtype()));
-        Self { keys: empty(), values: empty(), positions: Vec::with_capacity(capacity) }
+        let ModelDims {
+            n_kv_heads,
+            head_dim,
+            ..
+        } = model.dims();
+        let empty = || {
+            Tensor::zeros(
+                [batch, capacity, n_kv_heads, head_dim],
+                (model.device(), model.dtype()),
+            )
+        };
+        Self {
+            keys: empty(),
+            values: empty(),
+            positions: Vec::with_capacity(capacity),
+        }
     }
 
     /// Number of positions held.
@@ -70,7 +83,8 @@ impl BlockCache {
             self.keys = Tensor::cat(vec![self.keys(), keys], 1);
             self.values = Tensor::cat(vec![self.values(), values], 1);
         }
-        self.positions.extend((start.0..start.0 + seq).map(TokenPosition));
+        self.positions
+            .extend((start.0..start.0 + seq).map(TokenPosition));
     }
 
     /// Makes room for `more` further positions, so that appending them happens in place.
@@ -84,7 +98,11 @@ impl BlockCache {
         let len = self.len();
         let grow = |held: &Tensor<4>| {
             let room = Tensor::zeros([batch, needed, heads, width], (&device, held.dtype()));
-            if len == 0 { room } else { write_places(room, 0, held.clone().narrow(1, 0, len)) }
+            if len == 0 {
+                room
+            } else {
+                write_places(room, 0, held.clone().narrow(1, 0, len))
+            }
         };
         self.keys = grow(&self.keys);
         self.values = grow(&self.values);
@@ -101,7 +119,8 @@ impl BlockCache {
         }
         let indices: Vec<i32> = places.iter().map(|&place| place as i32).collect();
         let device = self.keys.device();
-        let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [places.len()]), &device);
+        let indices =
+            Tensor::<1, Int>::from_data(TensorData::new(indices, [places.len()]), &device);
         self.positions = places.iter().map(|&place| self.positions[place]).collect();
         self.keys = self.keys.clone().select(1, indices.clone());
         self.values = self.values.clone().select(1, indices);
@@ -111,7 +130,11 @@ impl BlockCache {
     #[must_use]
     pub fn repeat_batch(&self, batch: usize) -> Self {
         let copies = |held: Tensor<4>| held.repeat_dim(0, batch);
-        Self { keys: copies(self.keys()), values: copies(self.values()), positions: self.positions.clone() }
+        Self {
+            keys: copies(self.keys()),
+            values: copies(self.values()),
+            positions: self.positions.clone(),
+        }
     }
 
     /// Size of the filled part, for one row of the batch.
@@ -135,14 +158,27 @@ pub struct KvCache {
 
 impl KvCache {
     /// An empty cache for the blocks in `blocks`, with room for `capacity` positions.
-    pub fn with_capacity(model: &dyn BlockModel, blocks: &BlockSet, batch: usize, capacity: usize) -> Self {
-        let make = |id| blocks.contains(id).then(|| BlockCache::with_capacity(model, batch, capacity));
-        Self { blocks: (0..blocks.depth()).map(BlockId::new).map(make).collect() }
+    pub fn with_capacity(
+        model: &dyn BlockModel,
+        blocks: &BlockSet,
+        batch: usize,
+        capacity: usize,
+    ) -> Self {
+        let make = |id| {
+            blocks
+                .contains(id)
+                .then(|| BlockCache::with_capacity(model, batch, capacity))
+        };
+        Self {
+            blocks: (0..blocks.depth()).map(BlockId::new).map(make).collect(),
+        }
     }
 
     /// A cache without a block.
     pub fn empty(depth: usize) -> Self {
-        Self { blocks: vec![None; depth] }
+        Self {
+            blocks: vec![None; depth],
+        }
     }
 
     /// The cache of one block of a model of `depth` blocks.
@@ -196,8 +232,11 @@ impl KvCache {
     /// The same cache for a batch of `batch` copies of its only row.
     #[must_use]
     pub fn repeat_batch(&self, batch: usize) -> Self {
-        let copy = |cache: &Option<BlockCache>| cache.as_ref().map(|cache| cache.repeat_batch(batch));
-        Self { blocks: self.blocks.iter().map(copy).collect() }
+        let copy =
+            |cache: &Option<BlockCache>| cache.as_ref().map(|cache| cache.repeat_batch(batch));
+        Self {
+            blocks: self.blocks.iter().map(copy).collect(),
+        }
     }
 
     /// Makes room for `more` further positions in every block.

@@ -123,13 +123,18 @@ impl ModelConfig {
     /// Parameters of one transformer block.
     pub fn block_parameters(&self) -> usize {
         let attention = self.hidden_size * (2 * self.q_size() + 2 * self.kv_size());
-        let biases = if self.architecture.has_qkv_bias() { self.q_size() + 2 * self.kv_size() } else { 0 };
+        let biases = if self.architecture.has_qkv_bias() {
+            self.q_size() + 2 * self.kv_size()
+        } else {
+            0
+        };
         attention + biases + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
     }
 
     /// Parameters of the whole model; tied embeddings count once.
     pub fn parameters(&self) -> usize {
-        let embeddings = self.vocab_size * self.hidden_size * if self.tied_embeddings { 1 } else { 2 };
+        let embeddings =
+            self.vocab_size * self.hidden_size * if self.tied_embeddings { 1 } else { 2 };
         embeddings + self.n_blocks * self.block_parameters() + self.hidden_size
     }
 }

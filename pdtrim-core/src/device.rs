@@ -42,10 +42,15 @@ impl DeviceSpec {
 
 #[cfg(feature = "cuda")]
 fn open_cuda(index: usize) -> Result<Device> {
-    let refused = |missing| Error::Device { device: format!("cuda:{index}"), missing };
+    let refused = |missing| Error::Device {
+        device: format!("cuda:{index}"),
+        missing,
+    };
     // Burn's worker threads panic where the driver's library is absent, so it is looked for first.
     if !cuda::driver_is_present() {
-        return Err(refused("the CUDA driver library (libcuda) was not found on this machine"));
+        return Err(refused(
+            "the CUDA driver library (libcuda) was not found on this machine",
+        ));
     }
     if index >= cuda::n_devices() {
         return Err(refused("the CUDA driver reports no device of that index"));
@@ -56,14 +61,20 @@ fn open_cuda(index: usize) -> Result<Device> {
 #[cfg(not(feature = "cuda"))]
 fn open_cuda(index: usize) -> Result<Device> {
     let device = format!("cuda:{index}");
-    Err(Error::Device { device, missing: "this build has no CUDA support; build it with `--features cuda`" })
+    Err(Error::Device {
+        device,
+        missing: "this build has no CUDA support; build it with `--features cuda`",
+    })
 }
 
 #[cfg(feature = "cuda")]
 mod cuda {
     use cudarc::driver::{result, sys};
 
-    #[expect(unsafe_code, reason = "asks the dynamic linker for a library, whose initialisers run")]
+    #[expect(
+        unsafe_code,
+        reason = "asks the dynamic linker for a library, whose initialisers run"
+    )]
     pub(super) fn driver_is_present() -> bool {
         // SAFETY: loading libcuda runs the vendor's initialisers, as any CUDA program does at start.
         unsafe { sys::is_culib_present() }
@@ -71,7 +82,10 @@ mod cuda {
 
     pub(super) fn n_devices() -> usize {
         let count = result::init().and_then(|()| result::device::get_count());
-        count.ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
+        count
+            .ok()
+            .and_then(|count| usize::try_from(count).ok())
+            .unwrap_or(0)
     }
 }
 
@@ -88,12 +102,18 @@ impl FromStr for DeviceSpec {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let refused = || Error::Choice { field: "device", expected: "cpu, cuda or cuda:N", found: text.to_owned() };
+        let refused = || Error::Choice {
+            field: "device",
+            expected: "cpu, cuda or cuda:N",
+            found: text.to_owned(),
+        };
         match text {
             "cpu" | "flex" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda(0)),
             _ => {
-                let index = text.strip_prefix("cuda:").and_then(|index| index.parse().ok());
+                let index = text
+                    .strip_prefix("cuda:")
+                    .and_then(|index| index.parse().ok());
                 index.map(Self::Cuda).ok_or_else(refused)
             }
         }

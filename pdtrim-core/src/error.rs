@@ -186,7 +186,9 @@ pub enum Error {
         depth: usize,
     },
     /// Prefill removes blocks that decode keeps, in a nested plan.
-    #[error("prefill removes blocks that decode keeps ({missing}): expected every block removed from prefill to be removed from decode, or kv_fill = \"project\"")]
+    #[error(
+        "prefill removes blocks that decode keeps ({missing}): expected every block removed from prefill to be removed from decode, or kv_fill = \"project\""
+    )]
     NotNested {
         /// Blocks in P and not in D.
         missing: BlockSet,
@@ -202,7 +204,11 @@ pub enum Error {
         found: usize,
     },
     /// A plan made for another model.
-    #[error("the plan is for model {} ({expected}), this is {} ({found})", expected_name, found_name)]
+    #[error(
+        "the plan is for model {} ({expected}), this is {} ({found})",
+        expected_name,
+        found_name
+    )]
     PlanModel {
         /// Name in the plan.
         expected_name: String,
@@ -250,7 +256,9 @@ pub enum Error {
         found: usize,
     },
     /// Calibration text gives no window.
-    #[error("{source_name}: {found} tokens are too few for {windows} windows of {window_tokens} tokens")]
+    #[error(
+        "{source_name}: {found} tokens are too few for {windows} windows of {window_tokens} tokens"
+    )]
     CalibrationText {
         /// Where the text came from.
         source_name: String,
@@ -299,6 +307,16 @@ pub enum Error {
         /// The transfer's own error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A journal holds a whole line that is no record of its kind.
+    #[error("{}, line {line}: {found}; delete the file or start over", path.display())]
+    JournalLine {
+        /// The journal.
+        path: PathBuf,
+        /// Line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        found: String,
+    },
     /// The caller broke off.
     #[error("stopped by the caller")]
     Stopped,
@@ -313,8 +331,15 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 }

@@ -35,7 +35,9 @@ impl TokenSpan {
         if !self.trims(n_positions) {
             return (0..n_positions).collect();
         }
-        (0..self.first).chain(n_positions - self.last..n_positions).collect()
+        (0..self.first)
+            .chain(n_positions - self.last..n_positions)
+            .collect()
     }
 }
 
@@ -63,12 +65,18 @@ pub struct KvGroup {
 impl KvPlan {
     /// All positions of every block.
     pub fn send_all(depth: usize) -> Self {
-        Self { depth, spans: BTreeMap::new() }
+        Self {
+            depth,
+            spans: BTreeMap::new(),
+        }
     }
 
     /// `span` in `blocks`, all positions elsewhere.
     pub fn uniform(blocks: &BlockSet, span: TokenSpan) -> Self {
-        Self { depth: blocks.depth(), spans: blocks.iter().map(|id| (id, span)).collect() }
+        Self {
+            depth: blocks.depth(),
+            spans: blocks.iter().map(|id| (id, span)).collect(),
+        }
     }
 
     /// The plan that `groups` describe.
@@ -79,7 +87,10 @@ impl KvPlan {
     pub fn from_groups(depth: usize, groups: &[KvGroup]) -> Result<Self> {
         let mut plan = Self::send_all(depth);
         for group in groups {
-            let span = TokenSpan { first: group.first, last: group.last };
+            let span = TokenSpan {
+                first: group.first,
+                last: group.last,
+            };
             for id in BlockSet::from_indices(depth, group.blocks.iter().copied())?.iter() {
                 if plan.spans.insert(id, span).is_some() {
                     return Err(Error::KvBlockTwice { block: id.index() });
@@ -95,7 +106,11 @@ impl KvPlan {
         for (id, span) in &self.spans {
             groups.entry(*span).or_default().push(id.index());
         }
-        let group = |(span, blocks): (TokenSpan, Vec<usize>)| KvGroup { blocks, first: span.first, last: span.last };
+        let group = |(span, blocks): (TokenSpan, Vec<usize>)| KvGroup {
+            blocks,
+            first: span.first,
+            last: span.last,
+        };
         groups.into_iter().map(group).collect()
     }
 
@@ -120,17 +135,21 @@ impl KvPlan {
     ///
     /// Never: the spans' blocks are below the depth.
     pub fn blocks(&self) -> BlockSet {
-        BlockSet::from_indices(self.depth, self.spans.keys().map(|id| id.index())).expect("checked when the plan was made")
+        BlockSet::from_indices(self.depth, self.spans.keys().map(|id| id.index()))
+            .expect("checked when the plan was made")
     }
 
     /// Positions of block `id` that cross for a prompt of `n_positions`.
     pub fn positions_sent(&self, id: BlockId, n_positions: usize) -> usize {
-        self.span(id).map_or(n_positions, |span| span.kept(n_positions))
+        self.span(id)
+            .map_or(n_positions, |span| span.kept(n_positions))
     }
 
     /// Whether a block that decode keeps (not in `removed`) loses a position of a prompt of `n_positions`.
     pub fn trims(&self, removed: &BlockSet, n_positions: usize) -> bool {
-        self.spans.iter().any(|(id, span)| !removed.contains(*id) && span.trims(n_positions))
+        self.spans
+            .iter()
+            .any(|(id, span)| !removed.contains(*id) && span.trims(n_positions))
     }
 }
 
@@ -169,7 +188,11 @@ mod tests {
 
     #[test]
     fn a_block_in_two_groups_is_refused() {
-        let group = KvGroup { blocks: vec![1, 2], first: 1, last: 1 };
+        let group = KvGroup {
+            blocks: vec![1, 2],
+            first: 1,
+            last: 1,
+        };
         let refused = KvPlan::from_groups(4, &[group.clone(), group]);
         assert!(matches!(refused, Err(Error::KvBlockTwice { block: 1 })));
     }

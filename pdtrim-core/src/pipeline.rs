@@ -42,6 +42,7 @@ pub struct Handover {
     last: Option<Tensor<2>>,
     next: TokenPosition,
     kv_bytes: Bytes,
+    kv_positions: u64,
     trimmed: bool,
 }
 
@@ -49,6 +50,11 @@ impl Handover {
     /// Bytes of keys and values that crossed, for each prompt of the batch, counted from the tensors.
     pub fn kv_bytes(&self) -> Bytes {
         self.kv_bytes
+    }
+
+    /// Positions that crossed, summed over blocks, for each prompt of the batch.
+    pub fn kv_positions(&self) -> u64 {
+        self.kv_positions
     }
 
     /// Whether a block that decode runs lost a prompt position.
@@ -72,7 +78,10 @@ pub struct ContinuationScores {
 impl ContinuationScores {
     /// Sum of the log-probabilities, in f64.
     pub fn sum(&self) -> f64 {
-        self.tokens.iter().map(|token| f64::from(token.logprob)).sum()
+        self.tokens
+            .iter()
+            .map(|token| f64::from(token.logprob))
+            .sum()
     }
 }
 
@@ -83,6 +92,8 @@ pub struct PromptScores {
     pub continuations: Vec<ContinuationScores>,
     /// Bytes of keys and values that crossed to decode.
     pub kv_bytes: Bytes,
+    /// Positions that crossed, summed over blocks.
+    pub kv_positions: u64,
     /// Whether the transfer dropped prompt positions of a block that decode runs.
     pub trimmed: bool,
 }
@@ -101,7 +112,13 @@ impl<'a> PdModel<'a> {
     /// The dense model: both stages keep every block and all KV is sent.
     pub fn dense(model: &'a dyn BlockModel, boundary: Boundary) -> Self {
         let removed = PerStage::dense(model.dims().n_blocks);
-        Self { model, removed, kv_fill: KvFill::Nested, boundary, transfer: &SendAll }
+        Self {
+            model,
+            removed,
+            kv_fill: KvFill::Nested,
+            boundary,
+            transfer: &SendAll,
+        }
     }
 
     /// A model whose stages run without the blocks in `removed`.
@@ -117,13 +134,26 @@ impl<'a> PdModel<'a> {
         transfer: &'a dyn CacheTransfer,
     ) -> Result<Self> {
         let depth = model.dims().n_blocks;
-        for (field, set) in [("removed.prefill", &removed.prefill), ("removed.decode", &removed.decode)] {
+        for (field, set) in [
+            ("removed.prefill", &removed.prefill),
+            ("removed.decode", &removed.decode),
+        ] {
             if set.depth() != depth {
-                return Err(Error::Depth { field, expected: depth, found: set.depth() });
+                return Err(Error::Depth {
+                    field,
+                    expected: depth,
+                    found: set.depth(),
+                });
             }
         }
         check_removed(&removed, kv_fill)?;
-        Ok(Self { model, removed, kv_fill, boundary, transfer })
+        Ok(Self {
+            model,
+            removed,
+            kv_fill,
+            boundary,
+            transfer,
+        })
     }
 
     /// The model.
@@ -159,11 +189,18 @@ impl<'a> PdModel<'a> {
             Boundary::Prefill => length,
             Boundary::Decode => length - 1,
         };
-        let needed = self.removed.prefill.intersection(&self.removed.decode).complement();
+        let needed = self
+            .removed
+            .prefill
+            .intersection(&self.removed.decode)
+            .complement();
         let mut cache = KvCache::with_capacity(self.model, &needed, prompts.len(), read);
         let mut last = None;
         if read > 0 {
-            let rows: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt.as_ref()[..read.min(prompt.as_ref().len())]).collect();
+            let rows: Vec<&[u32]> = prompts
+                .iter()
+                .map(|prompt| &prompt.as_ref()[..read.min(prompt.as_ref().len())])
+                .collect();
             let hidden = self.run(Stage::Prefill, &rows, TokenPosition(0), &mut cache)?;
             let [batch, seq, width] = hidden.dims();
             let wanted = self.boundary == Boundary::Prefill;
@@ -173,7 +210,15 @@ impl<'a> PdModel<'a> {
         let cache = self.transfer.transfer(cache)?;
         let trimmed = cache.iter().any(|(_, block)| block.len() < read);
         let kv_bytes = cache.bytes_per_row();
-        Ok(Handover { cache, last, next: TokenPosition(read), kv_bytes, trimmed })
+        let kv_positions = cache.iter().map(|(_, block)| block.len() as u64).sum();
+        Ok(Handover {
+            cache,
+            last,
+            next: TokenPosition(read),
+            kv_bytes,
+            kv_positions,
+            trimmed,
+        })
     }
 
     /// Log-probabilities of several continuations of one prompt; the prompt is run once.
@@ -181,19 +226,41 @@ impl<'a> PdModel<'a> {
     /// # Errors
     ///
     /// As [`prefill`](Self::prefill), and [`Error::NoTokens`] for an empty continuation.
-    pub fn score<R: AsRef<[u32]>>(&self, prompt: &[u32], continuations: &[R]) -> Result<PromptScores> {
-        let longest = continuations.iter().map(|tokens| tokens.as_ref().len()).max().unwrap_or(0);
-        if continuations.iter().any(|tokens| tokens.as_ref().is_empty()) || longest == 0 {
-            return Err(Error::NoTokens { what: "a continuation" });
+    pub fn score<R: AsRef<[u32]>>(
+        &self,
+        prompt: &[u32],
+        continuations: &[R],
+    ) -> Result<PromptScores> {
+        let longest = continuations
+            .iter()
+            .map(|tokens| tokens.as_ref().len())
+            .max()
+            .unwrap_or(0);
+        if continuations
+            .iter()
+            .any(|tokens| tokens.as_ref().is_empty())
+            || longest == 0
+        {
+            return Err(Error::NoTokens {
+                what: "a continuation",
+            });
         }
         // The last token is scored, never fed.
         self.check_length(prompt.len() + longest - 1)?;
         let handover = self.prefill(&[prompt])?;
-        let (kv_bytes, trimmed) = (handover.kv_bytes, handover.trimmed);
+        let Handover {
+            kv_bytes,
+            kv_positions,
+            trimmed,
+            ..
+        } = handover;
         let vocab_size = self.model.dims().vocab_size;
         for token in continuations.iter().flat_map(|tokens| tokens.as_ref()) {
             if *token as usize >= vocab_size {
-                return Err(Error::TokenOutOfRange { token: *token, vocab_size });
+                return Err(Error::TokenOutOfRange {
+                    token: *token,
+                    vocab_size,
+                });
             }
         }
         let continuations: Vec<&[u32]> = continuations.iter().map(AsRef::as_ref).collect();
@@ -204,7 +271,12 @@ impl<'a> PdModel<'a> {
             ContinuationScores { tokens }
         };
         let continuations = first.into_iter().zip(later).map(join).collect();
-        Ok(PromptScores { continuations, kv_bytes, trimmed })
+        Ok(PromptScores {
+            continuations,
+            kv_bytes,
+            kv_positions,
+            trimmed,
+        })
     }
 
     /// Scores of the tokens that prefill's last hidden state predicts: one for each continuation, or none.
@@ -219,7 +291,12 @@ impl<'a> PdModel<'a> {
 
     /// Scores of the tokens that decode predicts. Continuations run as one batch, padded at their
     /// end: no real token can see the padding.
-    fn later_scores(&self, prompt: &[u32], handover: Handover, continuations: &[&[u32]]) -> Result<Vec<Vec<TokenScore>>> {
+    fn later_scores(
+        &self,
+        prompt: &[u32],
+        handover: Handover,
+        continuations: &[&[u32]],
+    ) -> Result<Vec<Vec<TokenScore>>> {
         let lead = match self.boundary {
             Boundary::Prefill => &[][..],
             Boundary::Decode => &prompt[prompt.len() - 1..],
@@ -235,7 +312,12 @@ impl<'a> PdModel<'a> {
         let start = handover.next;
         let mut cache = handover.cache;
         if start.0 == 0 {
-            cache = KvCache::with_capacity(self.model, &self.removed.decode.complement(), rows.len(), seq);
+            cache = KvCache::with_capacity(
+                self.model,
+                &self.removed.decode.complement(),
+                rows.len(),
+                seq,
+            );
         } else if rows.len() > 1 {
             cache = cache.repeat_batch(rows.len());
         }
@@ -244,11 +326,18 @@ impl<'a> PdModel<'a> {
         let [batch, _, width] = hidden.dims();
         let wanted = |(row, length): (usize, &usize)| row * seq..row * seq + length;
         let wanted: Vec<usize> = lengths.iter().enumerate().flat_map(wanted).collect();
-        let targets: Vec<u32> =
-            continuations.iter().zip(&lengths).flat_map(|(tokens, length)| &tokens[tokens.len() - length..]).copied().collect();
+        let targets: Vec<u32> = continuations
+            .iter()
+            .zip(&lengths)
+            .flat_map(|(tokens, length)| &tokens[tokens.len() - length..])
+            .copied()
+            .collect();
         let hidden = select_rows(hidden.reshape([batch * seq, width]), &wanted);
         let mut scores = token_scores(self.model.logits(hidden), &targets).into_iter();
-        Ok(lengths.iter().map(|&length| scores.by_ref().take(length).collect()).collect())
+        Ok(lengths
+            .iter()
+            .map(|&length| scores.by_ref().take(length).collect())
+            .collect())
     }
 
     /// Generates up to `max_new_tokens` tokens, always the most likely one, calling `on_token` with each.
@@ -272,7 +361,12 @@ impl<'a> PdModel<'a> {
         let mut pending = prompt[prompt.len() - 1];
         let mut cache = handover.cache;
         if position.0 == 0 {
-            cache = KvCache::with_capacity(self.model, &self.removed.decode.complement(), 1, max_new_tokens);
+            cache = KvCache::with_capacity(
+                self.model,
+                &self.removed.decode.complement(),
+                1,
+                max_new_tokens,
+            );
         }
         cache.reserve(max_new_tokens);
         while tokens.len() < max_new_tokens {
@@ -298,10 +392,18 @@ impl<'a> PdModel<'a> {
     /// Runs rows of tokens from position `start` on through the blocks that `stage` keeps; returns the
     /// hidden states `[batch, seq, hidden]` that leave the last one. Prefill also fills the caches of
     /// blocks that only decode keeps.
-    fn run<R: AsRef<[u32]>>(&self, stage: Stage, rows: &[R], start: TokenPosition, cache: &mut KvCache) -> Result<Tensor<3>> {
+    fn run<R: AsRef<[u32]>>(
+        &self,
+        stage: Stage,
+        rows: &[R],
+        start: TokenPosition,
+        cache: &mut KvCache,
+    ) -> Result<Tensor<3>> {
         let mut hidden = self.model.embed(token_tensor(self.model, rows)?, start);
         for id in (0..self.model.dims().n_blocks).map(BlockId::new) {
-            let Some(block) = cache.block_mut(id) else { continue };
+            let Some(block) = cache.block_mut(id) else {
+                continue;
+            };
             if !self.removed.of(stage).contains(id) {
                 hidden = self.model.run_block(id, hidden, start, block);
             } else if self.kv_fill == KvFill::Project {
@@ -313,6 +415,10 @@ impl<'a> PdModel<'a> {
 
     fn check_length(&self, tokens: usize) -> Result<()> {
         let limit = self.model.dims().context_length;
-        if tokens > limit { Err(Error::ContextLength { tokens, limit }) } else { Ok(()) }
+        if tokens > limit {
+            Err(Error::ContextLength { tokens, limit })
+        } else {
+            Ok(())
+        }
     }
 }

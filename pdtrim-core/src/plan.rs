@@ -59,8 +59,9 @@ pub struct PlanScore {
     pub task: String,
     /// `dense`, `unified`, `pd` or `pd+kv`.
     pub mode: String,
-    /// Boundary of the measurement.
-    pub boundary: Boundary,
+    /// Boundary of the measurement; absent on one machine, where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boundary: Option<Boundary>,
     /// `acc`, `token_perplexity`, `mean_nll`, …
     pub metric: String,
     /// The value.
@@ -125,11 +126,17 @@ impl Plan {
     /// [`Error::NotNested`] or [`Error::KvBlockTwice`].
     pub fn new(file: PlanFile) -> Result<Self> {
         if file.version != PLAN_VERSION {
-            return Err(Error::PlanVersion { expected: PLAN_VERSION, found: file.version });
+            return Err(Error::PlanVersion {
+                expected: PLAN_VERSION,
+                found: file.version,
+            });
         }
         let depth = file.model.blocks;
         let set = |indices: &Vec<usize>| BlockSet::from_indices(depth, indices.iter().copied());
-        let removed = PerStage { prefill: set(&file.removed.prefill)?, decode: set(&file.removed.decode)? };
+        let removed = PerStage {
+            prefill: set(&file.removed.prefill)?,
+            decode: set(&file.removed.decode)?,
+        };
         check_removed(&removed, file.kv_fill)?;
         let kv = KvPlan::from_groups(depth, &file.kv)?;
         Ok(Self { file, removed, kv })
@@ -142,7 +149,10 @@ impl Plan {
     /// [`Error::Io`], [`Error::NotUtf8`], [`Error::Toml`], and what [`Plan::new`] refuses.
     pub fn read(path: &Path) -> Result<Self> {
         let text = crate::text::read_text(path)?;
-        let file = toml::from_str(&text).map_err(|source| Error::Toml { path: path.to_owned(), source: Box::new(source) })?;
+        let file = toml::from_str(&text).map_err(|source| Error::Toml {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
         Self::new(file)
     }
 
@@ -217,7 +227,10 @@ pub fn check_removed(removed: &PerStage<BlockSet>, kv_fill: KvFill) -> Result<()
     for stage in [Stage::Prefill, Stage::Decode] {
         let set = removed.of(stage);
         if set.len() == set.depth() {
-            return Err(Error::AllBlocksRemoved { stage, depth: set.depth() });
+            return Err(Error::AllBlocksRemoved {
+                stage,
+                depth: set.depth(),
+            });
         }
     }
     let missing = removed.prefill.difference(&removed.decode);
@@ -234,11 +247,23 @@ pub fn check_removed(removed: &PerStage<BlockSet>, kv_fill: KvFill) -> Result<()
 ///
 /// [`Error::Io`]; the temporary file is removed.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
-    let mut file = tempfile::Builder::new().prefix(".pdtrim-").tempfile_in(folder).map_err(Error::io("write to", folder))?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_data()).map_err(Error::io("write", path))?;
-    file.persist(path).map_err(|failed| Error::Io { action: "write", path: path.to_owned(), source: failed.error })?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".pdtrim-")
+        .tempfile_in(folder)
+        .map_err(Error::io("write to", folder))?;
+    file.write_all(bytes)
+        .and_then(|()| file.as_file().sync_data())
+        .map_err(Error::io("write", path))?;
+    file.persist(path).map_err(|failed| Error::Io {
+        action: "write",
+        path: path.to_owned(),
+        source: failed.error,
+    })?;
     Ok(())
 }
 

@@ -28,7 +28,9 @@ impl fmt::Display for Stage {
 }
 
 /// One value for each stage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(deny_unknown_fields)]
 pub struct PerStage<T> {
     /// The value of the prefill stage.
@@ -50,7 +52,10 @@ impl<T> PerStage<T> {
 impl<T: Clone> PerStage<T> {
     /// The same value for both stages.
     pub fn both(value: T) -> Self {
-        Self { prefill: value.clone(), decode: value }
+        Self {
+            prefill: value.clone(),
+            decode: value,
+        }
     }
 }
 
@@ -67,7 +72,9 @@ impl PerStage<BlockSet> {
 }
 
 /// Which stage computes the logits of the first new token.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Boundary {
     /// Prefill runs the whole prompt and emits the first token (`DistServe`, `SGLang`).
@@ -93,7 +100,11 @@ impl FromStr for Boundary {
         match text {
             "prefill" => Ok(Self::Prefill),
             "decode" => Ok(Self::Decode),
-            found => Err(Error::Choice { field: "boundary", expected: "prefill or decode", found: found.to_owned() }),
+            found => Err(Error::Choice {
+                field: "boundary",
+                expected: "prefill or decode",
+                found: found.to_owned(),
+            }),
         }
     }
 }

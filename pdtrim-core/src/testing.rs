@@ -19,7 +19,10 @@ pub fn tiny_config(architecture: Architecture) -> ModelConfig {
         vocab_size: 96,
         context_length: 128,
         rms_norm_eps: 1e-5,
-        rope: RopeConfig { theta: 10_000.0, scaling: RopeScaling::None },
+        rope: RopeConfig {
+            theta: 10_000.0,
+            scaling: RopeScaling::None,
+        },
         tied_embeddings: architecture == Architecture::Llama,
         bos_token_id: None,
         eos_token_ids: vec![0],
@@ -39,7 +42,11 @@ pub struct TinyModel {
 
 impl Default for TinyModel {
     fn default() -> Self {
-        Self { config: tiny_config(Architecture::Llama), seed: 7, dtype: DType::F32 }
+        Self {
+            config: tiny_config(Architecture::Llama),
+            seed: 7,
+            dtype: DType::F32,
+        }
     }
 }
 
@@ -51,7 +58,10 @@ impl TinyModel {
 
     /// The model, on `device`. Draws on the host, so every device gets the same weights.
     pub fn build_on(&self, device: &Device) -> Llama {
-        let mut draw = Draw { state: self.seed, dtype: self.dtype };
+        let mut draw = Draw {
+            state: self.seed,
+            dtype: self.dtype,
+        };
         let weights = LlamaWeights::init(&self.config, device).map(&mut draw);
         Llama::new(self.config.clone(), weights, device)
     }
@@ -83,8 +93,13 @@ impl ModuleMapper for Draw {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let shape = param.lazy_shape();
         let (mean, spread) = if D == 1 { (1.0, 0.1) } else { (0.0, 0.15) };
-        let values: Vec<f32> = (0..shape.num_elements()).map(|_| mean + spread * self.next()).collect();
-        let drawn: Tensor<D> = Tensor::from_data(TensorData::new(values, shape), (&param.lazy_device(), DType::F32));
+        let values: Vec<f32> = (0..shape.num_elements())
+            .map(|_| mean + spread * self.next())
+            .collect();
+        let drawn: Tensor<D> = Tensor::from_data(
+            TensorData::new(values, shape),
+            (&param.lazy_device(), DType::F32),
+        );
         Param::initialized(param.id, Tensor::<D, Float>::cast(drawn, self.dtype))
     }
 }

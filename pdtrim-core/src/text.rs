@@ -12,7 +12,12 @@ use crate::error::{Error, Result};
 /// [`Error::Io`] or [`Error::NotUtf8`] with the offset of the first bad byte.
 pub fn read_text(path: &Path) -> Result<String> {
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|bad| Error::NotUtf8 { path: path.to_owned(), offset: bad.utf8_error().valid_up_to() })?;
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+    let text = String::from_utf8(bytes).map_err(|bad| Error::NotUtf8 {
+        path: path.to_owned(),
+        offset: bad.utf8_error().valid_up_to(),
+    })?;
+    Ok(text
+        .strip_prefix('\u{feff}')
+        .map(str::to_owned)
+        .unwrap_or(text))
 }

@@ -26,15 +26,30 @@ impl Tokenizer {
     ) -> Result<Self> {
         let largest_id = inner.get_vocab(true).values().copied().max().unwrap_or(0) as usize;
         if largest_id >= vocab_size {
-            return Err(Error::TokenizerVocabulary { path: path.to_owned(), largest_id, vocab_size });
+            return Err(Error::TokenizerVocabulary {
+                path: path.to_owned(),
+                largest_id,
+                vocab_size,
+            });
         }
-        Ok(Self { inner, prefix_token: bos.or(eos), bos_for_prompts: bos.filter(|_| add_bos) })
+        Ok(Self {
+            inner,
+            prefix_token: bos.or(eos),
+            bos_for_prompts: bos.filter(|_| add_bos),
+        })
     }
 
-    pub(crate) fn read(path: PathBuf, vocab_size: usize, ends: (Option<u32>, Option<u32>)) -> Result<Self> {
+    pub(crate) fn read(
+        path: PathBuf,
+        vocab_size: usize,
+        ends: (Option<u32>, Option<u32>),
+    ) -> Result<Self> {
         let text = crate::text::read_text(&path)?;
         let inner = text.parse::<tokenizers::Tokenizer>();
-        let inner = inner.map_err(|reason| Error::Tokenizer { path: path.clone(), reason: reason.to_string() })?;
+        let inner = inner.map_err(|reason| Error::Tokenizer {
+            path: path.clone(),
+            reason: reason.to_string(),
+        })?;
         Self::new(inner, &path, vocab_size, ends, false)
     }
 
@@ -66,7 +81,11 @@ impl Tokenizer {
     ///
     /// [`Error::Encode`].
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(|reason| Error::Encode { reason: reason.to_string() })
+        self.inner
+            .decode(ids, true)
+            .map_err(|reason| Error::Encode {
+                reason: reason.to_string(),
+            })
     }
 
     /// The token that stands for an empty context: BOS, else EOS, as lm-evaluation-harness chooses.
@@ -85,12 +104,16 @@ impl Tokenizer {
     ///
     /// [`Error::Encode`] if it cannot be written as one.
     pub fn to_json(&self) -> Result<String> {
-        self.inner.to_string(true).map_err(|reason| Error::Encode { reason: reason.to_string() })
+        self.inner.to_string(true).map_err(|reason| Error::Encode {
+            reason: reason.to_string(),
+        })
     }
 
     fn encode_with(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, add_special_tokens);
-        let encoding = encoding.map_err(|reason| Error::Encode { reason: reason.to_string() })?;
+        let encoding = encoding.map_err(|reason| Error::Encode {
+            reason: reason.to_string(),
+        })?;
         Ok(encoding.get_ids().to_vec())
     }
 }

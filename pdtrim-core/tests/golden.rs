@@ -21,7 +21,12 @@ fn last_logits(reference: &Reference, tokens: &[u32]) -> Vec<f32> {
     }
     let width = hidden.dims()[2];
     let last = hidden.narrow(1, tokens.len() - 1, 1).reshape([1, width]);
-    model.logits(last).into_data().as_slice::<f32>().unwrap().to_vec()
+    model
+        .logits(last)
+        .into_data()
+        .as_slice::<f32>()
+        .unwrap()
+        .to_vec()
 }
 
 #[test]
@@ -35,14 +40,24 @@ fn prompts_have_the_references_ids_logits_and_greedy_tokens() {
         let mut order: Vec<usize> = (0..logits.len()).collect();
         order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
         for (rank, expected) in prompt["last_top10"].as_array().unwrap().iter().enumerate() {
-            let (id, logit) = (expected[0].as_u64().unwrap() as usize, expected[1].as_f64().unwrap());
+            let (id, logit) = (
+                expected[0].as_u64().unwrap() as usize,
+                expected[1].as_f64().unwrap(),
+            );
             assert_eq!(order[rank], id, "{text:?}, rank {rank}");
-            assert!((f64::from(logits[id]) - logit).abs() < 2e-3, "{text:?}: logit of {id}");
+            assert!(
+                (f64::from(logits[id]) - logit).abs() < 2e-3,
+                "{text:?}: logit of {id}"
+            );
         }
         for boundary in [Boundary::Prefill, Boundary::Decode] {
             let dense = PdModel::dense(&reference.model, boundary);
             let greedy = dense.generate_greedy(&tokens, 16, &[], |_| {}).unwrap();
-            assert_eq!(greedy, ids(&prompt["greedy16"]), "{text:?}, boundary {boundary}");
+            assert_eq!(
+                greedy,
+                ids(&prompt["greedy16"]),
+                "{text:?}, boundary {boundary}"
+            );
         }
     }
 }
@@ -59,18 +74,47 @@ fn pd_cases_without_kv_trim_have_the_references_log_probabilities() {
             if !case["args"]["trim_layers"].is_null() {
                 continue;
             }
-            let set = |key: &str| BlockSet::from_indices(depth, indices(&case["args"][key])).unwrap();
-            let removed = PerStage { prefill: set("P"), decode: set("D") };
+            let set =
+                |key: &str| BlockSet::from_indices(depth, indices(&case["args"][key])).unwrap();
+            let removed = PerStage {
+                prefill: set("P"),
+                decode: set("D"),
+            };
             for boundary in [Boundary::Prefill, Boundary::Decode] {
-                let pd = PdModel::new(&reference.model, removed.clone(), KvFill::Nested, boundary, &SendAll).unwrap();
+                let pd = PdModel::new(
+                    &reference.model,
+                    removed.clone(),
+                    KvFill::Nested,
+                    boundary,
+                    &SendAll,
+                )
+                .unwrap();
                 let scores = pd.score(prompt, &[&continuation]).unwrap();
                 let expected = &case[boundary.to_string()];
-                assert!((scores.continuations[0].sum() - expected["sum"].as_f64().unwrap()).abs() < 0.01, "{name}");
-                for (score, expected) in scores.continuations[0].tokens.iter().zip(numbers(&expected["logprobs"])) {
-                    assert!((f64::from(score.logprob) - expected).abs() < 1e-3, "{name}, boundary {boundary}");
+                assert!(
+                    (scores.continuations[0].sum() - expected["sum"].as_f64().unwrap()).abs()
+                        < 0.01,
+                    "{name}"
+                );
+                for (score, expected) in scores.continuations[0]
+                    .tokens
+                    .iter()
+                    .zip(numbers(&expected["logprobs"]))
+                {
+                    assert!(
+                        (f64::from(score.logprob) - expected).abs() < 1e-3,
+                        "{name}, boundary {boundary}"
+                    );
                 }
             }
-            let pd = PdModel::new(&reference.model, removed, KvFill::Nested, Boundary::Prefill, &SendAll).unwrap();
+            let pd = PdModel::new(
+                &reference.model,
+                removed,
+                KvFill::Nested,
+                Boundary::Prefill,
+                &SendAll,
+            )
+            .unwrap();
             let greedy = pd.generate_greedy(prompt, 16, &[], |_| {}).unwrap();
             assert_eq!(greedy, ids(&case["greedy16"]), "{name}");
         }
@@ -85,11 +129,16 @@ fn perplexity_windows(reference: &Reference, part: &str, n_windows: usize) {
     let mut total = 0.0;
     for (n, mean) in means.iter().enumerate().take(n_windows) {
         let window = &tokens[n * length..(n + 1) * length];
-        let calibration = Calibration::from_tokens("test", window, 1, length, Placement::Contiguous).unwrap();
-        let loss = CalibrationLoss::new(&reference.model, &calibration, Rows::All, Boundary::Prefill);
+        let calibration =
+            Calibration::from_tokens("test", window, 1, length, Placement::Contiguous).unwrap();
+        let loss =
+            CalibrationLoss::new(&reference.model, &calibration, Rows::All, Boundary::Prefill);
         let dense = PerStage::dense(reference.model.dims().n_blocks);
         let found = loss.cost_with(&dense, &SendAll).unwrap();
-        assert!((found - mean).abs() < 2e-4 * mean, "window {n}: {found}, expected {mean}");
+        assert!(
+            (found - mean).abs() < 2e-4 * mean,
+            "window {n}: {found}, expected {mean}"
+        );
         total += found;
     }
     if n_windows == means.len() {
@@ -129,12 +178,19 @@ fn redundancy_on_long_windows_is_the_references_block_influence() {
 
 fn block_influence(reference: &Reference, part: &str, n_windows: usize, length: usize) {
     let tokens = reference.text_tokens("wikitext2_train.txt");
-    let calibration = Calibration::from_tokens("test", &tokens, n_windows, length, Placement::Contiguous).unwrap();
+    let calibration =
+        Calibration::from_tokens("test", &tokens, n_windows, length, Placement::Contiguous)
+            .unwrap();
     let loss = CalibrationLoss::new(&reference.model, &calibration, Rows::All, Boundary::Prefill);
     let found = loss.redundancy().unwrap().0.decode;
-    let expected = numbers(&reference.golden["calib"]["wikitext2-train-slice"][part]["bi"]["scores"]);
+    let expected =
+        numbers(&reference.golden["calib"]["wikitext2-train-slice"][part]["bi"]["scores"]);
     for (block, (found, expected)) in found.iter().zip(expected).enumerate() {
-        assert!((1.0 - found - expected).abs() < 2e-5, "block {block}: {}, expected {expected}", 1.0 - found);
+        assert!(
+            (1.0 - found - expected).abs() < 2e-5,
+            "block {block}: {}, expected {expected}",
+            1.0 - found
+        );
     }
 }
 
@@ -143,16 +199,22 @@ fn removing_one_block_costs_what_the_reference_says() {
     let Some(reference) = reference() else { return };
     let expected = &reference.golden["calib"]["wikitext2-train-slice"]["16x128"]["blockppl"];
     let tokens = reference.text_tokens("wikitext2_train.txt");
-    let calibration = Calibration::from_tokens("test", &tokens, 16, 128, Placement::Contiguous).unwrap();
+    let calibration =
+        Calibration::from_tokens("test", &tokens, 16, 128, Placement::Contiguous).unwrap();
     let loss = CalibrationLoss::new(&reference.model, &calibration, Rows::All, Boundary::Prefill);
     let depth = reference.model.dims().n_blocks;
     // Late blocks only: the suffix is short, so the test stays quick.
     let blocks = [17, 22, 25, 26, 28];
     let candidate = |block| PerStage::both(BlockSet::from_indices(depth, [block]).unwrap());
     let candidates: Vec<_> = blocks.into_iter().map(candidate).collect();
-    let found = loss.costs(&candidates, &mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();
+    let found = loss
+        .costs(&candidates, &mut |_, _| std::ops::ControlFlow::Continue(()))
+        .unwrap();
     for (block, found) in blocks.into_iter().zip(found) {
         let expected = expected["mean_nll"][block].as_f64().unwrap();
-        assert!((found - expected).abs() < 2e-4 * expected, "block {block}: {found}, expected {expected}");
+        assert!(
+            (found - expected).abs() < 2e-4 * expected,
+            "block {block}: {found}, expected {expected}"
+        );
     }
 }

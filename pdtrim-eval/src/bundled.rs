@@ -10,7 +10,6 @@ const TASKS: &[(&str, &str)] = files![
     "tasks/everyday.toml",
     "tasks/passages.toml",
     "tasks/oneword.toml",
-    "tasks/yesno.toml",
     "tasks/heldout.toml",
     "tasks/piqa.toml",
     "tasks/hellaswag.toml",
@@ -25,7 +24,6 @@ const DATA: &[(&str, &str)] = files![
     "data/everyday.jsonl",
     "data/passages.jsonl",
     "data/oneword.jsonl",
-    "data/yesno.jsonl",
     "calibration/heldout.txt",
 ];
 
@@ -84,7 +82,7 @@ mod tests {
 
     #[test]
     fn our_own_sets_need_no_data_folder() {
-        for name in ["everyday", "passages", "oneword", "yesno", "heldout"] {
+        for name in ["everyday", "passages", "oneword", "heldout"] {
             let task = Task::bundled(name).unwrap();
             assert!(task.is_bundled());
             Dataset::load(&task, None).unwrap();

@@ -1,1 +1,17 @@
-//! Which KV entries cross from prefill to decode.
+//! Which KV entries cross from prefill to decode (arXiv:2509.04467v1-v3; v4 dropped the mechanism).
+//!
+//! In chosen blocks decode receives only the first f and the last r prompt positions, in the others
+//! all of them. [`FirstLast`] carries a [`KvPlan`](pdtrim_core::KvPlan) out on a cache; [`search`]
+//! chooses the blocks, f and r for a byte target. KV that decode makes itself is never trimmed.
+//!
+//! This crate knows nothing of datasets or of how blocks are removed.
+
+mod error;
+mod first_last;
+mod select;
+mod target;
+
+pub use error::{Error, Result};
+pub use first_last::FirstLast;
+pub use select::{KvChoice, KvEvaluation, KvSearch, Selection, search};
+pub use target::PositionTarget;

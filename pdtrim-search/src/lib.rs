@@ -1,1 +1,34 @@
-//! Search for the transformer blocks each stage can do without.
+//! Which transformer blocks can prefill do without and, separately, which can decode?
+//!
+//! A [`Strategy`] answers for one [`Target`]: it sees an [`Objective`](pdtrim_core::objective::Objective)
+//! (a set of blocks in, its cost out) and the blocks' redundancy, no model, no text, no file. So a
+//! strategy is tested on a toy objective, and any model that core can measure can be searched.
+//!
+//! [`Ledger`] stands between the two: it remembers every cost, writes each down as soon as it is known,
+//! and answers from what it has written, so that a killed search goes on where it was. Costs are
+//! rounded and ties go to the lowest block, so a resumed search decides what an uninterrupted one does.
+//!
+//! ```
+//! use pdtrim_core::{BlockSet, PerStage};
+//! use pdtrim_search::{Ledger, Problem, Sleb, Strategy, Target, Toy};
+//!
+//! // Block 2 costs least, then block 1.
+//! let objective = Toy::new(vec![9.0, 2.0, 1.0, 3.0, 9.0]);
+//! let mut ledger = Ledger::in_memory(&objective);
+//! let problem = Problem::new(Target::Unified, &[0.5; 5], 2, true)?;
+//! let removed = Sleb.search(&problem, &mut ledger, &mut |_| {})?;
+//! assert_eq!(removed.to_indices(), [1, 2]);
+//! # Ok::<(), pdtrim_search::Error>(())
+//! ```
+
+mod error;
+mod ledger;
+mod problem;
+mod strategy;
+mod toy;
+
+pub use error::{Error, Result};
+pub use ledger::{Evaluation, Ledger};
+pub use problem::{Problem, Target};
+pub use strategy::{Random, ShortGpt, Sleb, Step, Strategy};
+pub use toy::Toy;

@@ -38,10 +38,20 @@ impl Checkpoint {
     /// # Errors
     ///
     /// [`Error::Depth`], [`Error::Export`], [`Error::Io`], and what reading the checkpoint can fail with.
-    pub fn export(&self, removed: &BlockSet, dtype: DType, pdtrim: Value, folder: &Path) -> Result<ExportReport> {
+    pub fn export(
+        &self,
+        removed: &BlockSet,
+        dtype: DType,
+        pdtrim: Value,
+        folder: &Path,
+    ) -> Result<ExportReport> {
         let depth = self.config().n_blocks;
         if removed.depth() != depth {
-            return Err(Error::Depth { field: "removed", expected: depth, found: removed.depth() });
+            return Err(Error::Depth {
+                field: "removed",
+                expected: depth,
+                found: removed.depth(),
+            });
         }
         let config = hf_config(self.config(), removed, dtype, pdtrim)?;
         let tokenizer = self.tokenizer()?.to_json()?;
@@ -55,7 +65,10 @@ impl Checkpoint {
         self.write_generation_config(folder)?;
         // Last: a folder without config.json is not a checkpoint, so a broken-off export is none.
         write_json(&folder.join("config.json"), &config)?;
-        Ok(ExportReport { blocks: depth - removed.len(), weight_bytes })
+        Ok(ExportReport {
+            blocks: depth - removed.len(),
+            weight_bytes,
+        })
     }
 
     fn views(&self, removed: &BlockSet, dtype: DType) -> Result<Vec<(String, LazyView)>> {
@@ -81,13 +94,28 @@ impl Checkpoint {
         let tokenizer = self.tokenizer()?;
         let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
         let mut config = Map::from_iter([
-            ("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast")),
-            ("model_max_length".to_owned(), json!(self.config().context_length)),
+            (
+                "tokenizer_class".to_owned(),
+                json!("PreTrainedTokenizerFast"),
+            ),
+            (
+                "model_max_length".to_owned(),
+                json!(self.config().context_length),
+            ),
             ("clean_up_tokenization_spaces".to_owned(), json!(false)),
         ]);
-        let ends = [("bos_token", self.config().bos_token_id), ("eos_token", self.config().eos_token_ids.first().copied())];
-        config.extend(ends.into_iter().filter_map(|(key, id)| token(id).map(|text| (key.to_owned(), json!(text)))));
-        write_json(&folder.join("tokenizer_config.json"), &Value::Object(config))
+        let ends = [
+            ("bos_token", self.config().bos_token_id),
+            ("eos_token", self.config().eos_token_ids.first().copied()),
+        ];
+        config.extend(
+            ends.into_iter()
+                .filter_map(|(key, id)| token(id).map(|text| (key.to_owned(), json!(text)))),
+        );
+        write_json(
+            &folder.join("tokenizer_config.json"),
+            &Value::Object(config),
+        )
     }
 
     fn write_generation_config(&self, folder: &Path) -> Result<()> {
@@ -131,7 +159,10 @@ impl View for LazyView {
     }
 
     fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        let read = self.tensor.to_bytes().and_then(|bytes| convert(bytes, self.tensor.dtype, self.dtype));
+        let read = self
+            .tensor
+            .to_bytes()
+            .and_then(|bytes| convert(bytes, self.tensor.dtype, self.dtype));
         // The trait has no error; the header was checked when the checkpoint was opened, so only a
         // file that shrinks while it is mapped comes here. `write_weights` turns it into an error.
         let bytes = read.unwrap_or_else(|error| std::panic::panic_any(error.to_string()));
@@ -146,22 +177,43 @@ impl View for LazyView {
 /// Streams the tensors to a temporary sibling, flushes it and renames it.
 fn write_weights(path: &Path, views: Vec<(String, LazyView)>) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let temporary = tempfile::Builder::new().prefix(".pdtrim-").tempfile_in(folder).map_err(Error::io("write to", folder))?;
+    let temporary = tempfile::Builder::new()
+        .prefix(".pdtrim-")
+        .tempfile_in(folder)
+        .map_err(Error::io("write to", folder))?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let target = temporary.path().to_owned();
     let write = move || safetensors::serialize_to_file(views, Some(metadata), &target);
     let written = std::panic::catch_unwind(std::panic::AssertUnwindSafe(write));
-    let failed = |reason: String| Error::Safetensors { path: path.to_owned(), reason };
+    let failed = |reason: String| Error::Safetensors {
+        path: path.to_owned(),
+        reason,
+    };
     match written {
         Ok(Ok(())) => {}
         Ok(Err(safetensors::SafeTensorError::IoError(source))) => {
-            return Err(Error::Io { action: "write", path: path.to_owned(), source });
+            return Err(Error::Io {
+                action: "write",
+                path: path.to_owned(),
+                source,
+            });
         }
         Ok(Err(error)) => return Err(failed(error.to_string())),
-        Err(panic) => return Err(failed(panic.downcast_ref::<String>().cloned().unwrap_or_default())),
+        Err(panic) => {
+            return Err(failed(
+                panic.downcast_ref::<String>().cloned().unwrap_or_default(),
+            ));
+        }
     }
-    temporary.as_file().sync_data().map_err(Error::io("write", path))?;
-    temporary.persist(path).map_err(|failed| Error::Io { action: "write", path: path.to_owned(), source: failed.error })?;
+    temporary
+        .as_file()
+        .sync_data()
+        .map_err(Error::io("write", path))?;
+    temporary.persist(path).map_err(|failed| Error::Io {
+        action: "write",
+        path: path.to_owned(),
+        source: failed.error,
+    })?;
     Ok(())
 }
 
@@ -171,7 +223,12 @@ fn block_of(name: &str) -> Option<(usize, &str)> {
     Some((block.parse().ok()?, part))
 }
 
-fn hf_config(config: &ModelConfig, removed: &BlockSet, dtype: DType, pdtrim: Value) -> Result<Value> {
+fn hf_config(
+    config: &ModelConfig,
+    removed: &BlockSet,
+    dtype: DType,
+    pdtrim: Value,
+) -> Result<Value> {
     let dtype = match dtype {
         DType::BF16 => "bfloat16",
         DType::F16 => "float16",
@@ -215,7 +272,12 @@ fn rope_scaling(config: &ModelConfig) -> Result<Value> {
     Ok(match scaling {
         RopeScaling::None | RopeScaling::Factors(_) => Value::Null,
         RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => json!({
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_context,
+        } => json!({
             "rope_type": "llama3",
             "factor": factor,
             "low_freq_factor": low_freq_factor,

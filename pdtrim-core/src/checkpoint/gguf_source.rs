@@ -23,12 +23,25 @@ pub(super) struct GgufSource {
 
 impl GgufSource {
     pub(super) fn open(path: &Path) -> Result<(ModelConfig, Self)> {
-        let wrap = |source| Error::Gguf { path: path.to_owned(), source };
+        let wrap = |source| Error::Gguf {
+            path: path.to_owned(),
+            source,
+        };
         let file = GgufFile::open(path).map_err(wrap)?;
-        let architecture: &str = file.metadata().required("general.architecture").map_err(wrap)?;
+        let architecture: &str = file
+            .metadata()
+            .required("general.architecture")
+            .map_err(wrap)?;
         let config = config(path, &file, architecture)?;
         let permuted = rows_are_permuted(architecture);
-        Ok((config, Self { path: path.to_owned(), file: Arc::new(file), permuted }))
+        Ok((
+            config,
+            Self {
+                path: path.to_owned(),
+                file: Arc::new(file),
+                permuted,
+            },
+        ))
     }
 
     pub(super) fn version(&self) -> u32 {
@@ -37,9 +50,18 @@ impl GgufSource {
 
     pub(super) fn tokenizer(&self, config: &ModelConfig) -> Result<Tokenizer> {
         let made = GgufTokenizer::from_metadata(self.file.metadata());
-        let made = made.map_err(|source| Error::Gguf { path: self.path.clone(), source })?;
+        let made = made.map_err(|source| Error::Gguf {
+            path: self.path.clone(),
+            source,
+        })?;
         let ends = (made.bos_token_id, config.eos_token_ids.first().copied());
-        Tokenizer::new(made.tokenizer, &self.path, config.vocab_size, ends, made.add_bos_token)
+        Tokenizer::new(
+            made.tokenizer,
+            &self.path,
+            config.vocab_size,
+            ends,
+            made.add_bos_token,
+        )
     }
 
     pub(super) fn listing(&self) -> Vec<TensorListing> {
@@ -70,31 +92,52 @@ impl GgufSource {
 
     fn tensor(&self, slot: Slot) -> Result<PackTensor> {
         let Some(tensor) = self.file.tensor(&slot.gguf) else {
-            return Err(Error::MissingTensor { path: self.path.clone(), tensor: slot.gguf, expected: slot.shape });
+            return Err(Error::MissingTensor {
+                path: self.path.clone(),
+                tensor: slot.gguf,
+                expected: slot.shape,
+            });
         };
         let found = tensor.info().shape();
         if found != slot.shape {
             let found = found.to_vec();
-            return Err(Error::TensorShape { path: self.path.clone(), tensor: slot.gguf, expected: slot.shape, found });
+            return Err(Error::TensorShape {
+                path: self.path.clone(),
+                tensor: slot.gguf,
+                expected: slot.shape,
+                found,
+            });
         }
         let file = Arc::clone(&self.file);
         let heads = slot.rope_heads.filter(|_| self.permuted);
         let shape = Shape::from(slot.shape);
-        Ok(bridge::deferred(slot.hf, DType::F32, shape.clone(), None, move || {
-            let tensor = file.tensor(&slot.gguf).expect("found above, and a mapped file keeps its table");
-            let values = tensor.dequantize();
-            let values = match heads {
-                Some(heads) => undo_rope_permutation(&values, shape[0], heads).map_err(|error| PackError::ValidationError(error.to_string()))?,
-                None => values,
-            };
-            Ok(TensorData::new(values, shape.clone()))
-        }))
+        Ok(bridge::deferred(
+            slot.hf,
+            DType::F32,
+            shape.clone(),
+            None,
+            move || {
+                let tensor = file
+                    .tensor(&slot.gguf)
+                    .expect("found above, and a mapped file keeps its table");
+                let values = tensor.dequantize();
+                let values = match heads {
+                    Some(heads) => undo_rope_permutation(&values, shape[0], heads)
+                        .map_err(|error| PackError::ValidationError(error.to_string()))?,
+                    None => values,
+                };
+                Ok(TensorData::new(values, shape.clone()))
+            },
+        ))
     }
 }
 
 /// The config that a file's metadata describes; keys carry the architecture as their prefix.
 fn config(path: &Path, file: &GgufFile, name: &str) -> Result<ModelConfig> {
-    let wrap = |source: GgufError| Error::Gguf { path: path.to_owned(), source };
+    let wrap = |source: GgufError| Error::Gguf {
+        path: path.to_owned(),
+        source,
+    };
     let refused = |field: &str, expected: &str, found: String| Error::Config {
         path: path.to_owned(),
         field: field.to_owned(),
@@ -102,22 +145,38 @@ fn config(path: &Path, file: &GgufFile, name: &str) -> Result<ModelConfig> {
         found,
     };
     let Some(architecture) = gguf_architecture(name) else {
-        return Err(refused("general.architecture", "llama or qwen2", format!("`{name}`")));
+        return Err(refused(
+            "general.architecture",
+            "llama or qwen2",
+            format!("`{name}`"),
+        ));
     };
     let metadata = file.metadata();
     let number = |key: &str| -> Result<usize> {
-        Ok(metadata.required::<u32>(&format!("{name}.{key}")).map_err(wrap)? as usize)
+        Ok(metadata
+            .required::<u32>(&format!("{name}.{key}"))
+            .map_err(wrap)? as usize)
     };
     let optional = |key: &str| -> Result<Option<usize>> {
-        let value = metadata.optional::<u32>(&format!("{name}.{key}")).map_err(wrap)?;
+        let value = metadata
+            .optional::<u32>(&format!("{name}.{key}"))
+            .map_err(wrap)?;
         Ok(value.map(|value| value as usize))
     };
     let Some(embedding) = file.tensor("token_embd.weight") else {
-        return Err(Error::MissingTensor { path: path.to_owned(), tensor: "token_embd.weight".to_owned(), expected: Vec::new() });
+        return Err(Error::MissingTensor {
+            path: path.to_owned(),
+            tensor: "token_embd.weight".to_owned(),
+            expected: Vec::new(),
+        });
     };
     let (hidden_size, n_heads) = (number("embedding_length")?, number("attention.head_count")?);
-    let eps: f32 = metadata.required(&format!("{name}.attention.layer_norm_rms_epsilon")).map_err(wrap)?;
-    let eos: Option<u32> = metadata.optional("tokenizer.ggml.eos_token_id").map_err(wrap)?;
+    let eps: f32 = metadata
+        .required(&format!("{name}.attention.layer_norm_rms_epsilon"))
+        .map_err(wrap)?;
+    let eos: Option<u32> = metadata
+        .optional("tokenizer.ggml.eos_token_id")
+        .map_err(wrap)?;
     let config = ModelConfig {
         architecture,
         hidden_size,
@@ -125,14 +184,17 @@ fn config(path: &Path, file: &GgufFile, name: &str) -> Result<ModelConfig> {
         n_blocks: number("block_count")?,
         n_heads,
         n_kv_heads: optional("attention.head_count_kv")?.unwrap_or(n_heads),
-        head_dim: optional("attention.key_length")?.unwrap_or_else(|| hidden_size.checked_div(n_heads).unwrap_or(0)),
+        head_dim: optional("attention.key_length")?
+            .unwrap_or_else(|| hidden_size.checked_div(n_heads).unwrap_or(0)),
         vocab_size: embedding.info().shape()[0],
         context_length: number("context_length")?,
         // Stored as f32: 1e-5 reads back as 9.99999975e-06.
         rms_norm_eps: eps.to_string().parse().unwrap_or(f64::from(eps)),
         rope: rope(file, name).map_err(wrap)?,
         tied_embeddings: file.tensor("output.weight").is_none(),
-        bos_token_id: metadata.optional("tokenizer.ggml.bos_token_id").map_err(wrap)?,
+        bos_token_id: metadata
+            .optional("tokenizer.ggml.bos_token_id")
+            .map_err(wrap)?,
         eos_token_ids: eos.into_iter().collect(),
     };
     super::hf::check(path, &config)?;
@@ -141,7 +203,9 @@ fn config(path: &Path, file: &GgufFile, name: &str) -> Result<ModelConfig> {
 
 fn rope(file: &GgufFile, name: &str) -> Result<RopeConfig, GgufError> {
     let metadata: &Metadata = file.metadata();
-    let theta = metadata.optional::<f32>(&format!("{name}.rope.freq_base"))?.unwrap_or(10_000.0);
+    let theta = metadata
+        .optional::<f32>(&format!("{name}.rope.freq_base"))?
+        .unwrap_or(10_000.0);
     let linear = match metadata.optional::<&str>(&format!("{name}.rope.scaling.type"))? {
         Some("linear") => metadata.optional::<f32>(&format!("{name}.rope.scaling.factor"))?,
         _ => None,

@@ -96,11 +96,19 @@ impl HfFolder {
         // Chat models name more end tokens there than in config.json.
         let generation = path.join("generation_config.json");
         if generation.is_file()
-            && let GenerationConfig { eos_token_id: Some(eos) } = read_json(&generation)?
+            && let GenerationConfig {
+                eos_token_id: Some(eos),
+            } = read_json(&generation)?
         {
             config.eos_token_ids = eos.into_vec();
         }
-        Ok((config, Self { path: path.to_owned(), shards: shards(path)? }))
+        Ok((
+            config,
+            Self {
+                path: path.to_owned(),
+                shards: shards(path)?,
+            },
+        ))
     }
 
     pub(super) fn hashed_files(&self) -> Vec<PathBuf> {
@@ -122,7 +130,11 @@ impl HfFolder {
             element_type: tensor.dtype.name().to_uppercase(),
             bytes: tensor.byte_len() as u64,
         };
-        Ok(self.read_shards()?.values().map(|(_, tensor)| listing(tensor)).collect())
+        Ok(self
+            .read_shards()?
+            .values()
+            .map(|(_, tensor)| listing(tensor))
+            .collect())
     }
 
     pub(super) fn tensors(&self, config: &ModelConfig) -> Result<Vec<PackTensor>> {
@@ -130,22 +142,40 @@ impl HfFolder {
         let mut tensors = Vec::new();
         for slot in slots(config) {
             let Some((path, tensor)) = held.remove(&slot.hf) else {
-                return Err(Error::MissingTensor { path: self.path.clone(), tensor: slot.hf, expected: slot.shape });
+                return Err(Error::MissingTensor {
+                    path: self.path.clone(),
+                    tensor: slot.hf,
+                    expected: slot.shape,
+                });
             };
             if tensor.shape.to_vec() != slot.shape {
                 let found = tensor.shape.to_vec();
-                return Err(Error::TensorShape { path, tensor: slot.hf, expected: slot.shape, found });
+                return Err(Error::TensorShape {
+                    path,
+                    tensor: slot.hf,
+                    expected: slot.shape,
+                    found,
+                });
             }
             if !matches!(tensor.dtype, DType::F32 | DType::F16 | DType::BF16) {
                 let found = format!("{:?}", tensor.dtype);
-                return Err(Error::TensorDtype { path, tensor: slot.hf, found });
+                return Err(Error::TensorDtype {
+                    path,
+                    tensor: slot.hf,
+                    found,
+                });
             }
             tensors.push(tensor);
         }
         match held.into_iter().find(|(name, _)| !may_be_ignored(name)) {
             Some((tensor, (path, _))) => {
                 let architecture = config.architecture.class_name();
-                Err(Error::UnusedTensor { path, tensor, architecture, blocks: config.n_blocks })
+                Err(Error::UnusedTensor {
+                    path,
+                    tensor,
+                    architecture,
+                    blocks: config.n_blocks,
+                })
             }
             None => Ok(tensors),
         }
@@ -157,8 +187,14 @@ impl HfFolder {
         for path in &self.shards {
             let mut store = SafetensorsStore::from_file(path);
             let held = store.get_all_tensors();
-            let held = held.map_err(|reason| Error::Safetensors { path: path.clone(), reason: reason.to_string() })?;
-            tensors.extend(held.iter().map(|(name, tensor)| (name.clone(), (path.clone(), tensor.clone()))));
+            let held = held.map_err(|reason| Error::Safetensors {
+                path: path.clone(),
+                reason: reason.to_string(),
+            })?;
+            tensors.extend(
+                held.iter()
+                    .map(|(name, tensor)| (name.clone(), (path.clone(), tensor.clone()))),
+            );
         }
         Ok(tensors)
     }
@@ -191,7 +227,9 @@ fn shards(path: &Path) -> Result<Vec<PathBuf>> {
     let names: BTreeSet<String> = index.weight_map.into_values().collect();
     let shard = |name: String| {
         let shard = path.join(&name);
-        let plain = Path::new(&name).file_name().is_some_and(|file| file == name.as_str());
+        let plain = Path::new(&name)
+            .file_name()
+            .is_some_and(|file| file == name.as_str());
         if plain && shard.is_file() {
             return Ok(shard);
         }
@@ -207,31 +245,58 @@ fn shards(path: &Path) -> Result<Vec<PathBuf>> {
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = crate::text::read_text(path)?;
-    serde_json::from_str(&text).map_err(|source| Error::Json { path: path.to_owned(), source })
+    serde_json::from_str(&text).map_err(|source| Error::Json {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 impl RawConfig {
     fn check(self, path: &Path) -> Result<ModelConfig> {
         let refuse = |field: &str, expected: &str, found: String| {
-            Err(Error::Config { path: path.to_owned(), field: field.to_owned(), expected: expected.to_owned(), found })
+            Err(Error::Config {
+                path: path.to_owned(),
+                field: field.to_owned(),
+                expected: expected.to_owned(),
+                found,
+            })
         };
-        let known = |name: &String| Architecture::ALL.into_iter().find(|known| known.class_name() == name);
+        let known = |name: &String| {
+            Architecture::ALL
+                .into_iter()
+                .find(|known| known.class_name() == name)
+        };
         let Some(architecture) = self.architectures.iter().find_map(known) else {
             let names = Architecture::ALL.map(Architecture::class_name).join(", ");
-            return refuse("architectures", &format!("one of {names}"), format!("{:?}", self.architectures));
+            return refuse(
+                "architectures",
+                &format!("one of {names}"),
+                format!("{:?}", self.architectures),
+            );
         };
-        if let Some(activation) = self.hidden_act.as_ref().filter(|name| !matches!(name.as_str(), "silu" | "swish")) {
+        if let Some(activation) = self
+            .hidden_act
+            .as_ref()
+            .filter(|name| !matches!(name.as_str(), "silu" | "swish"))
+        {
             return refuse("hidden_act", "silu", format!("`{activation}`"));
         }
-        for (field, biased) in [("attention_bias", self.attention_bias), ("mlp_bias", self.mlp_bias)] {
+        for (field, biased) in [
+            ("attention_bias", self.attention_bias),
+            ("mlp_bias", self.mlp_bias),
+        ] {
             if biased == Some(true) {
                 return refuse(field, "false: such biases are not built", "true".to_owned());
             }
         }
         let rope = self.rope(path)?;
         // Qwen2 writes a window that it does not use.
-        let window = self.sliding_window.filter(|_| self.use_sliding_window != Some(false));
-        let context_length = window.map_or(self.max_position_embeddings, |window| window.min(self.max_position_embeddings));
+        let window = self
+            .sliding_window
+            .filter(|_| self.use_sliding_window != Some(false));
+        let context_length = window.map_or(self.max_position_embeddings, |window| {
+            window.min(self.max_position_embeddings)
+        });
         let config = ModelConfig {
             architecture,
             hidden_size: self.hidden_size,
@@ -239,14 +304,21 @@ impl RawConfig {
             n_blocks: self.num_hidden_layers,
             n_heads: self.num_attention_heads,
             n_kv_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
-            head_dim: self.head_dim.unwrap_or_else(|| self.hidden_size.checked_div(self.num_attention_heads).unwrap_or(0)),
+            head_dim: self.head_dim.unwrap_or_else(|| {
+                self.hidden_size
+                    .checked_div(self.num_attention_heads)
+                    .unwrap_or(0)
+            }),
             vocab_size: self.vocab_size,
             context_length,
             rms_norm_eps: self.rms_norm_eps,
             rope,
             tied_embeddings: self.tie_word_embeddings.unwrap_or(false),
             bos_token_id: self.bos_token_id,
-            eos_token_ids: self.eos_token_id.map(OneOrMany::into_vec).unwrap_or_default(),
+            eos_token_ids: self
+                .eos_token_id
+                .map(OneOrMany::into_vec)
+                .unwrap_or_default(),
         };
         check(path, &config)?;
         Ok(config)
@@ -254,26 +326,38 @@ impl RawConfig {
 
     fn rope(&self, path: &Path) -> Result<RopeConfig> {
         let raw = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let theta = self.rope_theta.or_else(|| raw.and_then(|raw| raw.rope_theta)).unwrap_or(10_000.0);
+        let theta = self
+            .rope_theta
+            .or_else(|| raw.and_then(|raw| raw.rope_theta))
+            .unwrap_or(10_000.0);
         let missing = |field: &'static str, expected: &str, found: &str| Error::Config {
             path: path.to_owned(),
             field: format!("rope_scaling.{field}"),
             expected: expected.to_owned(),
             found: found.to_owned(),
         };
-        let needed = |field, value: Option<f32>| value.ok_or_else(|| missing(field, "a number", "nothing"));
+        let needed =
+            |field, value: Option<f32>| value.ok_or_else(|| missing(field, "a number", "nothing"));
         let scaling = match raw.and_then(|raw| raw.rope_type.as_deref().map(|kind| (kind, raw))) {
             None | Some(("default", _)) => RopeScaling::None,
-            Some(("linear", raw)) => RopeScaling::Linear { factor: needed("factor", raw.factor)? },
+            Some(("linear", raw)) => RopeScaling::Linear {
+                factor: needed("factor", raw.factor)?,
+            },
             Some(("llama3", raw)) => RopeScaling::Llama3 {
                 factor: needed("factor", raw.factor)?,
                 low_freq_factor: needed("low_freq_factor", raw.low_freq_factor)?,
                 high_freq_factor: needed("high_freq_factor", raw.high_freq_factor)?,
-                original_context: raw
-                    .original_max_position_embeddings
-                    .ok_or_else(|| missing("original_max_position_embeddings", "a number", "nothing"))?,
+                original_context: raw.original_max_position_embeddings.ok_or_else(|| {
+                    missing("original_max_position_embeddings", "a number", "nothing")
+                })?,
             },
-            Some((kind, _)) => return Err(missing("rope_type", "default, linear or llama3", &format!("`{kind}`"))),
+            Some((kind, _)) => {
+                return Err(missing(
+                    "rope_type",
+                    "default, linear or llama3",
+                    &format!("`{kind}`"),
+                ));
+            }
         };
         Ok(RopeConfig { theta, scaling })
     }
@@ -292,7 +376,12 @@ pub(super) fn check(path: &Path, config: &ModelConfig) -> Result<()> {
         ("max_position_embeddings", config.context_length, 1 << 30),
     ];
     let refused = |field: &str, expected: String, found: String| {
-        Err(Error::Config { path: path.to_owned(), field: field.to_owned(), expected, found })
+        Err(Error::Config {
+            path: path.to_owned(),
+            field: field.to_owned(),
+            expected,
+            found,
+        })
     };
     for (field, found, limit) in fields {
         if found == 0 || found > limit {
@@ -301,21 +390,39 @@ pub(super) fn check(path: &Path, config: &ModelConfig) -> Result<()> {
     }
     if !config.n_heads.is_multiple_of(config.n_kv_heads) {
         let expected = format!("a divisor of the {} query heads", config.n_heads);
-        return refused("num_key_value_heads", expected, config.n_kv_heads.to_string());
+        return refused(
+            "num_key_value_heads",
+            expected,
+            config.n_kv_heads.to_string(),
+        );
     }
     if !config.head_dim.is_multiple_of(2) {
-        return refused("head_dim", "even: its halves are rotated".to_owned(), config.head_dim.to_string());
+        return refused(
+            "head_dim",
+            "even: its halves are rotated".to_owned(),
+            config.head_dim.to_string(),
+        );
     }
     if !(config.rms_norm_eps > 0.0 && config.rms_norm_eps < 1.0) {
-        return refused("rms_norm_eps", "between 0 and 1".to_owned(), config.rms_norm_eps.to_string());
+        return refused(
+            "rms_norm_eps",
+            "between 0 and 1".to_owned(),
+            config.rms_norm_eps.to_string(),
+        );
     }
     if !(config.rope.theta > 0.0 && config.rope.theta.is_finite()) {
-        return refused("rope_theta", "a positive number".to_owned(), config.rope.theta.to_string());
+        return refused(
+            "rope_theta",
+            "a positive number".to_owned(),
+            config.rope.theta.to_string(),
+        );
     }
     match &config.rope.scaling {
-        RopeScaling::Factors(factors) if factors.len() != config.head_dim / 2 => {
-            refused("rope_freqs.weight", format!("{} factors", config.head_dim / 2), factors.len().to_string())
-        }
+        RopeScaling::Factors(factors) if factors.len() != config.head_dim / 2 => refused(
+            "rope_freqs.weight",
+            format!("{} factors", config.head_dim / 2),
+            factors.len().to_string(),
+        ),
         _ => Ok(()),
     }
 }

@@ -8,8 +8,12 @@ mod export;
 pub mod gguf;
 mod gguf_source;
 mod hf;
+pub mod hub;
 mod names;
+pub mod pull;
+pub mod source;
 mod weights;
+pub mod wheel;
 
 use std::fs::File;
 use std::io::Read;
@@ -72,7 +76,12 @@ impl Checkpoint {
             let (config, file) = GgufSource::open(path)?;
             (config, Source::Gguf(file))
         };
-        Ok(Self { path: path.to_owned(), config, source, hash: OnceLock::new() })
+        Ok(Self {
+            path: path.to_owned(),
+            config,
+            source,
+            hash: OnceLock::new(),
+        })
     }
 
     /// Where it lies.
@@ -112,7 +121,9 @@ impl Checkpoint {
             hash_file(&path, &mut hasher)?;
         }
         let digest = hasher.finalize();
-        let hash = digest.iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"));
+        let hash = digest.iter().fold("sha256:".to_owned(), |text, byte| {
+            format!("{text}{byte:02x}")
+        });
         Ok(self.hash.get_or_init(|| hash).clone())
     }
 

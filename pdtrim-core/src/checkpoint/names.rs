@@ -38,7 +38,12 @@ pub(super) fn slots(config: &ModelConfig) -> Vec<Slot> {
         transposed: false,
         rope_heads: None,
     };
-    let mut slots = vec![outside("model.embed_tokens.weight", "token_embd.weight", "embed_tokens", table.clone())];
+    let mut slots = vec![outside(
+        "model.embed_tokens.weight",
+        "token_embd.weight",
+        "embed_tokens",
+        table.clone(),
+    )];
     for block in 0..config.n_blocks {
         slots.extend(parts(config).into_iter().map(|part| Slot {
             hf: format!("model.layers.{block}.{}", part.hf),
@@ -49,7 +54,12 @@ pub(super) fn slots(config: &ModelConfig) -> Vec<Slot> {
             rope_heads: part.rope_heads,
         }));
     }
-    slots.push(outside("model.norm.weight", "output_norm.weight", "norm.weight", vec![config.hidden_size]));
+    slots.push(outside(
+        "model.norm.weight",
+        "output_norm.weight",
+        "norm.weight",
+        vec![config.hidden_size],
+    ));
     if !config.tied_embeddings {
         slots.push(outside("lm_head.weight", "output.weight", "lm_head", table));
     }
@@ -59,22 +69,72 @@ pub(super) fn slots(config: &ModelConfig) -> Vec<Slot> {
 fn parts(config: &ModelConfig) -> Vec<Part> {
     let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.q_size(), config.kv_size());
-    let part = |hf, gguf, shape| Part { hf, gguf, shape, rope_heads: None };
-    let turned = |hf, gguf, shape, heads| Part { hf, gguf, shape, rope_heads: Some(heads) };
+    let part = |hf, gguf, shape| Part {
+        hf,
+        gguf,
+        shape,
+        rope_heads: None,
+    };
+    let turned = |hf, gguf, shape, heads| Part {
+        hf,
+        gguf,
+        shape,
+        rope_heads: Some(heads),
+    };
     let mut parts = vec![
         part("input_layernorm.weight", "attn_norm.weight", vec![hidden]),
-        turned("self_attn.q_proj.weight", "attn_q.weight", vec![q, hidden], config.n_heads),
-        turned("self_attn.k_proj.weight", "attn_k.weight", vec![kv, hidden], config.n_kv_heads),
+        turned(
+            "self_attn.q_proj.weight",
+            "attn_q.weight",
+            vec![q, hidden],
+            config.n_heads,
+        ),
+        turned(
+            "self_attn.k_proj.weight",
+            "attn_k.weight",
+            vec![kv, hidden],
+            config.n_kv_heads,
+        ),
         part("self_attn.v_proj.weight", "attn_v.weight", vec![kv, hidden]),
-        part("self_attn.o_proj.weight", "attn_output.weight", vec![hidden, q]),
-        part("post_attention_layernorm.weight", "ffn_norm.weight", vec![hidden]),
-        part("mlp.gate_proj.weight", "ffn_gate.weight", vec![intermediate, hidden]),
-        part("mlp.up_proj.weight", "ffn_up.weight", vec![intermediate, hidden]),
-        part("mlp.down_proj.weight", "ffn_down.weight", vec![hidden, intermediate]),
+        part(
+            "self_attn.o_proj.weight",
+            "attn_output.weight",
+            vec![hidden, q],
+        ),
+        part(
+            "post_attention_layernorm.weight",
+            "ffn_norm.weight",
+            vec![hidden],
+        ),
+        part(
+            "mlp.gate_proj.weight",
+            "ffn_gate.weight",
+            vec![intermediate, hidden],
+        ),
+        part(
+            "mlp.up_proj.weight",
+            "ffn_up.weight",
+            vec![intermediate, hidden],
+        ),
+        part(
+            "mlp.down_proj.weight",
+            "ffn_down.weight",
+            vec![hidden, intermediate],
+        ),
     ];
     if config.architecture.has_qkv_bias() {
-        parts.push(turned("self_attn.q_proj.bias", "attn_q.bias", vec![q], config.n_heads));
-        parts.push(turned("self_attn.k_proj.bias", "attn_k.bias", vec![kv], config.n_kv_heads));
+        parts.push(turned(
+            "self_attn.q_proj.bias",
+            "attn_q.bias",
+            vec![q],
+            config.n_heads,
+        ));
+        parts.push(turned(
+            "self_attn.k_proj.bias",
+            "attn_k.bias",
+            vec![kv],
+            config.n_kv_heads,
+        ));
         parts.push(part("self_attn.v_proj.bias", "attn_v.bias", vec![kv]));
     }
     parts

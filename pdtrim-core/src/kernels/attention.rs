@@ -25,8 +25,12 @@ impl<'a> Heads<'a> {
     fn new(tensor: &'a FlexTensor) -> Self {
         let strides = tensor.layout().strides();
         debug_assert_eq!(strides[3], 1, "made dense by the caller");
-        let strides = [0, 1, 2].map(|axis| usize::try_from(strides[axis]).expect("views of a cache run forward"));
-        Self { elements: &tensor.storage::<f32>()[tensor.layout().start_offset()..], strides }
+        let strides = [0, 1, 2]
+            .map(|axis| usize::try_from(strides[axis]).expect("views of a cache run forward"));
+        Self {
+            elements: &tensor.storage::<f32>()[tensor.layout().start_offset()..],
+            strides,
+        }
     }
 
     fn from(&self, batch: usize, place: usize, head: usize) -> &'a [f32] {
@@ -36,7 +40,11 @@ impl<'a> Heads<'a> {
 }
 
 /// See [`super::attention`]; `[batch, seq, n_heads, head_dim]`.
-pub(super) fn attention(queries: &FlexTensor, keys: &FlexTensor, values: &FlexTensor) -> FlexTensor {
+pub(super) fn attention(
+    queries: &FlexTensor,
+    keys: &FlexTensor,
+    values: &FlexTensor,
+) -> FlexTensor {
     let shape = queries.layout().shape().clone();
     let [seq, n_heads, width] = [1, 2, 3].map(|axis| shape[axis]);
     let [places, n_kv_heads] = [1, 2].map(|axis| keys.layout().shape()[axis]);
@@ -45,23 +53,27 @@ pub(super) fn attention(queries: &FlexTensor, keys: &FlexTensor, values: &FlexTe
     let group = n_heads / n_kv_heads;
 
     let mut out = vec![0.0_f32; shape.num_elements()];
-    out.par_chunks_mut(seq * n_heads * width).enumerate().for_each(|(batch, out)| {
-        out.par_chunks_mut(TILE * n_heads * width).enumerate().for_each(|(tile, out)| {
-            let first = tile * TILE;
-            let rows = out.len() / (n_heads * width);
-            let mut scores = vec![0.0_f32; rows * (places - seq + first + rows)];
-            for head in 0..n_heads {
-                let task = Tile {
-                    rows,
-                    width,
-                    queries: (queries.from(batch, first, head), queries.strides[1]),
-                    keys: (keys.from(batch, 0, head / group), keys.strides[1]),
-                    values: (values.from(batch, 0, head / group), values.strides[1]),
-                };
-                task.run(&mut scores, &mut out[head * width..], n_heads * width);
-            }
+    out.par_chunks_mut(seq * n_heads * width)
+        .enumerate()
+        .for_each(|(batch, out)| {
+            out.par_chunks_mut(TILE * n_heads * width)
+                .enumerate()
+                .for_each(|(tile, out)| {
+                    let first = tile * TILE;
+                    let rows = out.len() / (n_heads * width);
+                    let mut scores = vec![0.0_f32; rows * (places - seq + first + rows)];
+                    for head in 0..n_heads {
+                        let task = Tile {
+                            rows,
+                            width,
+                            queries: (queries.from(batch, first, head), queries.strides[1]),
+                            keys: (keys.from(batch, 0, head / group), keys.strides[1]),
+                            values: (values.from(batch, 0, head / group), values.strides[1]),
+                        };
+                        task.run(&mut scores, &mut out[head * width..], n_heads * width);
+                    }
+                });
         });
-    });
     FlexTensor::from_data(TensorData::new(out, shape))
 }
 
@@ -80,8 +92,16 @@ impl Tile<'_> {
     fn run(&self, scores: &mut [f32], out: &mut [f32], out_stride: usize) {
         let (rows, width) = (self.rows, self.width);
         let visible = scores.len() / rows;
-        let keys = Matrix { elements: self.keys.0, row_stride: 1, column_stride: self.keys.1 };
-        let queries = Matrix { elements: self.queries.0, row_stride: self.queries.1, column_stride: 1 };
+        let keys = Matrix {
+            elements: self.keys.0,
+            row_stride: 1,
+            column_stride: self.keys.1,
+        };
+        let queries = Matrix {
+            elements: self.queries.0,
+            row_stride: self.queries.1,
+            column_stride: 1,
+        };
         multiply([rows, visible, width], &queries, &keys, scores, visible);
         let scale = 1.0 / (width as f32).sqrt();
         for (row, scores) in scores.chunks_exact_mut(visible).enumerate() {
@@ -89,8 +109,16 @@ impl Tile<'_> {
             simd::softmax(seen, scale);
             masked.fill(0.0);
         }
-        let weights = Matrix { elements: scores, row_stride: visible, column_stride: 1 };
-        let values = Matrix { elements: self.values.0, row_stride: self.values.1, column_stride: 1 };
+        let weights = Matrix {
+            elements: scores,
+            row_stride: visible,
+            column_stride: 1,
+        };
+        let values = Matrix {
+            elements: self.values.0,
+            row_stride: self.values.1,
+            column_stride: 1,
+        };
         multiply([rows, width, visible], &weights, &values, out, out_stride);
     }
 }
@@ -109,8 +137,16 @@ impl Matrix<'_> {
 
 /// `out = a * b` for a `[m, k]` and a `[k, n]` matrix; rows of `out` are `out_stride` apart.
 #[expect(unsafe_code, reason = "the gemm crate takes pointers")]
-fn multiply([m, n, k]: [usize; 3], a: &Matrix<'_>, b: &Matrix<'_>, out: &mut [f32], out_stride: usize) {
-    assert!(a.holds(m, k) && b.holds(k, n) && (m - 1) * out_stride + n <= out.len() && n <= out_stride);
+fn multiply(
+    [m, n, k]: [usize; 3],
+    a: &Matrix<'_>,
+    b: &Matrix<'_>,
+    out: &mut [f32],
+    out_stride: usize,
+) {
+    assert!(
+        a.holds(m, k) && b.holds(k, n) && (m - 1) * out_stride + n <= out.len() && n <= out_stride
+    );
     // SAFETY: by the line above, every element that the strides reach lies inside its slice; `out` is
     // borrowed mutably, so it overlaps neither input; `read_dst` is false, so `alpha` is not used.
     unsafe {
@@ -139,5 +175,9 @@ fn multiply([m, n, k]: [usize; 3], a: &Matrix<'_>, b: &Matrix<'_>, out: &mut [f3
 }
 
 fn dense(tensor: &FlexTensor) -> FlexTensor {
-    if tensor.layout().strides()[3] == 1 { tensor.clone() } else { tensor.to_contiguous() }
+    if tensor.layout().strides()[3] == 1 {
+        tensor.clone()
+    } else {
+        tensor.to_contiguous()
+    }
 }

@@ -38,7 +38,11 @@ pub(crate) fn rotate(heads: Tensor<4>, angles: &Angles) -> Tensor<4> {
     if !is_flex_f32(&heads) {
         return plain::rotate(heads, angles);
     }
-    from_flex(rows::rotate(flex(heads), &flex(angles.cos.clone()), &flex(angles.sin.clone())))
+    from_flex(rows::rotate(
+        flex(heads),
+        &flex(angles.cos.clone()),
+        &flex(angles.sin.clone()),
+    ))
 }
 
 /// Causal grouped-query attention of `queries` `[batch, seq, n_heads, head_dim]` over `keys` and
@@ -47,7 +51,11 @@ pub(crate) fn attention(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) 
     if !is_flex_f32(&queries) {
         return plain::attention(queries, keys, values);
     }
-    from_flex(attention::attention(&flex(queries), &flex(keys), &flex(values)))
+    from_flex(attention::attention(
+        &flex(queries),
+        &flex(keys),
+        &flex(values),
+    ))
 }
 
 /// What a row of logits says of the token that came next.
@@ -65,7 +73,11 @@ pub struct TokenScore {
 ///
 /// Panics if there is not one target for each row.
 pub fn token_scores(logits: Tensor<2>, targets: &[u32]) -> Vec<TokenScore> {
-    assert_eq!(logits.dims()[0], targets.len(), "one target for each row of logits");
+    assert_eq!(
+        logits.dims()[0],
+        targets.len(),
+        "one target for each row of logits"
+    );
     if is_flex_f32(&logits) {
         return rows::token_scores(&flex(logits), targets);
     }
@@ -78,14 +90,21 @@ pub(crate) fn greedy_tokens(logits: Tensor<2>) -> Vec<u32> {
         return rows::greedy_tokens(&flex(logits));
     }
     let ids = logits.argmax(1).into_data().convert::<i64>();
-    ids.as_slice::<i64>().expect("just converted").iter().map(|&id| id as u32).collect()
+    ids.as_slice::<i64>()
+        .expect("just converted")
+        .iter()
+        .map(|&id| id as u32)
+        .collect()
 }
 
 /// The rows of `hidden` `[rows, width]` with the given indices, in that order.
 pub(crate) fn select_rows(hidden: Tensor<2>, rows: &[usize]) -> Tensor<2> {
     let indices: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
     let device = hidden.device();
-    hidden.select(0, Tensor::<1, Int>::from_data(TensorData::new(indices, [rows.len()]), &device))
+    hidden.select(
+        0,
+        Tensor::<1, Int>::from_data(TensorData::new(indices, [rows.len()]), &device),
+    )
 }
 
 fn is_flex_f32<const D: usize>(tensor: &Tensor<D>) -> bool {
@@ -93,7 +112,9 @@ fn is_flex_f32<const D: usize>(tensor: &Tensor<D>) -> bool {
 }
 
 fn flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
-    tensor.try_into_primitive::<Flex>().expect("the caller asked `is_flex_f32`")
+    tensor
+        .try_into_primitive::<Flex>()
+        .expect("the caller asked `is_flex_f32`")
 }
 
 fn from_flex<const D: usize>(tensor: FlexTensor) -> Tensor<D> {

@@ -11,7 +11,13 @@ pub(super) fn rms_norm(rows: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2
     let dtype = rows.dtype();
     // In f32 whatever the element type is, as transformers does: a bf16 square loses the mean.
     let wide = rows.cast(DType::F32);
-    let scale = wide.clone().square().mean_dim(1).add_scalar(eps).sqrt().recip();
+    let scale = wide
+        .clone()
+        .square()
+        .mean_dim(1)
+        .add_scalar(eps)
+        .sqrt()
+        .recip();
     (wide * scale).cast(dtype) * weight.unsqueeze()
 }
 
@@ -38,12 +44,26 @@ pub(super) fn attention(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) 
     // Not every backend of Burn 0.22 attends with fewer key than query heads, so each is repeated.
     let spread = |heads: Tensor<4>| {
         let [batch, places, n_kv_heads, width] = heads.dims();
-        let repeated = heads.unsqueeze_dim::<5>(3).expand([batch, places, n_kv_heads, group, width]);
-        repeated.reshape([batch, places, n_kv_heads * group, width]).swap_dims(1, 2)
+        let repeated = heads
+            .unsqueeze_dim::<5>(3)
+            .expand([batch, places, n_kv_heads, group, width]);
+        repeated
+            .reshape([batch, places, n_kv_heads * group, width])
+            .swap_dims(1, 2)
     };
     // One query sees every place; Burn aligns the causal mask at the last key.
-    let options = AttentionModuleOptions { is_causal: seq > 1, ..Default::default() };
-    let mixed = module::attention(queries.swap_dims(1, 2), spread(keys), spread(values), None, None, options);
+    let options = AttentionModuleOptions {
+        is_causal: seq > 1,
+        ..Default::default()
+    };
+    let mixed = module::attention(
+        queries.swap_dims(1, 2),
+        spread(keys),
+        spread(values),
+        None,
+        None,
+        options,
+    );
     mixed.swap_dims(1, 2)
 }
 
@@ -52,10 +72,21 @@ pub(super) fn token_scores(logits: Tensor<2>, targets: &[u32]) -> Vec<TokenScore
     let indices: Vec<i32> = targets.iter().map(|&id| id as i32).collect();
     let indices = TensorData::new(indices, [targets.len(), 1]);
     let indices = Tensor::<2, Int>::from_data(indices, &logits.device());
-    let greedy = logits.clone().argmax(1).equal(indices.clone()).int().into_data().convert::<i64>();
+    let greedy = logits
+        .clone()
+        .argmax(1)
+        .equal(indices.clone())
+        .int()
+        .into_data()
+        .convert::<i64>();
     let logprobs = log_softmax(logits, 1).gather(1, indices).into_data();
     let logprobs = logprobs.as_slice::<f32>().expect("cast to f32 above");
     let greedy = greedy.as_slice::<i64>().expect("just converted");
     let scores = logprobs.iter().zip(greedy);
-    scores.map(|(&logprob, &greedy)| TokenScore { logprob, greedy: greedy == 1 }).collect()
+    scores
+        .map(|(&logprob, &greedy)| TokenScore {
+            logprob,
+            greedy: greedy == 1,
+        })
+        .collect()
 }

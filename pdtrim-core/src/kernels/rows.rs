@@ -15,7 +15,9 @@ pub(super) fn rms_norm(rows: &FlexTensor, weight: &FlexTensor, eps: f32) -> Flex
     let (x, weight) = (contiguous(&rows), contiguous(&weight));
     let width = weight.len();
     let mut out = vec![0.0_f32; x.len()];
-    for_each_row(&mut out, width, |row, out| simd::rms_norm(out, &x[row * width..][..width], weight, eps));
+    for_each_row(&mut out, width, |row, out| {
+        simd::rms_norm(out, &x[row * width..][..width], weight, eps)
+    });
     FlexTensor::from_data(TensorData::new(out, rows.layout().shape().clone()))
 }
 
@@ -25,7 +27,9 @@ pub(super) fn silu_mul(gate: FlexTensor, up: &FlexTensor) -> FlexTensor {
     let up = contiguous(&up);
     // Not by rows: a chunk is what a thread's first-level cache holds.
     let chunk = 4096;
-    for_each_row(gate.storage_mut::<f32>(), chunk, |n, gate| simd::silu_mul(gate, &up[n * chunk..][..gate.len()]));
+    for_each_row(gate.storage_mut::<f32>(), chunk, |n, gate| {
+        simd::silu_mul(gate, &up[n * chunk..][..gate.len()])
+    });
     gate
 }
 
@@ -35,12 +39,16 @@ pub(super) fn rotate(heads: FlexTensor, cos: &FlexTensor, sin: &FlexTensor) -> F
     let (cos, sin) = (cos.to_contiguous(), sin.to_contiguous());
     let (cos, sin) = (contiguous(&cos), contiguous(&sin));
     let half = width / 2;
-    for_each_row(heads.storage_mut::<f32>(), n_heads * width, |row, position| {
-        let angle = row % seq * half;
-        for head in position.chunks_exact_mut(width) {
-            simd::rotate(head, &cos[angle..angle + half], &sin[angle..angle + half]);
-        }
-    });
+    for_each_row(
+        heads.storage_mut::<f32>(),
+        n_heads * width,
+        |row, position| {
+            let angle = row % seq * half;
+            for head in position.chunks_exact_mut(width) {
+                simd::rotate(head, &cos[angle..angle + half], &sin[angle..angle + half]);
+            }
+        },
+    );
     heads
 }
 
@@ -48,7 +56,9 @@ pub(super) fn token_scores(logits: &FlexTensor, targets: &[u32]) -> Vec<TokenSco
     let logits = logits.to_contiguous();
     let vocab_size = logits.layout().shape()[1];
     let rows = contiguous(&logits).par_chunks_exact(vocab_size);
-    rows.zip(targets).map(|(row, &target)| simd::token_score(row, target as usize)).collect()
+    rows.zip(targets)
+        .map(|(row, &target)| simd::token_score(row, target as usize))
+        .collect()
 }
 
 pub(super) fn greedy_tokens(logits: &FlexTensor) -> Vec<u32> {
@@ -57,7 +67,10 @@ pub(super) fn greedy_tokens(logits: &FlexTensor) -> Vec<u32> {
     let rows = contiguous(&logits).par_chunks_exact(vocab_size);
     let greedy = |row: &[f32]| {
         let first = (0, f32::NEG_INFINITY);
-        let best = row.iter().enumerate().fold(first, |best, (id, &x)| if x > best.1 { (id, x) } else { best });
+        let best = row.iter().enumerate().fold(
+            first,
+            |best, (id, &x)| if x > best.1 { (id, x) } else { best },
+        );
         best.0 as u32
     };
     rows.map(greedy).collect()
@@ -65,26 +78,39 @@ pub(super) fn greedy_tokens(logits: &FlexTensor) -> Vec<u32> {
 
 /// The elements of a contiguous tensor, which may be a part of a larger storage.
 fn contiguous(tensor: &FlexTensor) -> &[f32] {
-    let (start, end) = tensor.layout().contiguous_offsets().expect("made contiguous by the caller");
+    let (start, end) = tensor
+        .layout()
+        .contiguous_offsets()
+        .expect("made contiguous by the caller");
     &tensor.storage::<f32>()[start..end]
 }
 
 /// A tensor that fills its whole storage, so that writing to the storage writes the tensor and nothing else.
 fn owned(tensor: FlexTensor) -> FlexTensor {
     let n_elements = tensor.layout().num_elements();
-    let fills = tensor.is_contiguous() && tensor.layout().start_offset() == 0 && tensor.bytes().len() == n_elements * 4;
-    if fills { tensor } else { FlexTensor::from_data(tensor.into_data()) }
+    let fills = tensor.is_contiguous()
+        && tensor.layout().start_offset() == 0
+        && tensor.bytes().len() == n_elements * 4;
+    if fills {
+        tensor
+    } else {
+        FlexTensor::from_data(tensor.into_data())
+    }
 }
 
 fn for_each_row(out: &mut [f32], width: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
     if out.len() < PARALLEL_FROM {
-        out.chunks_mut(width).enumerate().for_each(|(n, row)| body(n, row));
+        out.chunks_mut(width)
+            .enumerate()
+            .for_each(|(n, row)| body(n, row));
     } else {
         let rows_per_task = (PARALLEL_FROM / 2 / width).max(1);
-        out.par_chunks_mut(rows_per_task * width).enumerate().for_each(|(task, rows)| {
-            for (n, row) in rows.chunks_mut(width).enumerate() {
-                body(task * rows_per_task + n, row);
-            }
-        });
+        out.par_chunks_mut(rows_per_task * width)
+            .enumerate()
+            .for_each(|(task, rows)| {
+                for (n, row) in rows.chunks_mut(width).enumerate() {
+                    body(task * rows_per_task + n, row);
+                }
+            });
     }
 }

@@ -108,7 +108,10 @@ fn max(row: &[f32]) -> f32 {
         }
     }
     let rest = chunks.remainder().iter().copied();
-    lanes.into_iter().chain(rest).fold(f32::NEG_INFINITY, f32::max)
+    lanes
+        .into_iter()
+        .chain(rest)
+        .fold(f32::NEG_INFINITY, f32::max)
 }
 
 #[inline(always)]
@@ -174,7 +177,10 @@ fn token_score_body(logits: &[f32], target: usize) -> TokenScore {
     let sum = lanes.iter().sum::<f32>() + rest;
     let chosen = logits[target];
     let greedy = chosen >= max && !logits[..target].iter().any(|&x| x >= max);
-    TokenScore { logprob: chosen - max - sum.ln(), greedy }
+    TokenScore {
+        logprob: chosen - max - sum.ln(),
+        greedy,
+    }
 }
 
 #[cfg(test)]
@@ -186,7 +192,10 @@ mod tests {
         let mut x = -86.0_f32;
         while x < 87.0 {
             let (ours, exact) = (f64::from(exp(x)), f64::from(x).exp());
-            assert!(((ours - exact) / exact).abs() < 2.4e-7, "exp({x}) = {ours}, expected {exact}");
+            assert!(
+                ((ours - exact) / exact).abs() < 2.4e-7,
+                "exp({x}) = {ours}, expected {exact}"
+            );
             x += 0.0137;
         }
         assert!(exp(-1.0e30) < 2.0e-38);

@@ -8,7 +8,10 @@ fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
 }
 
 fn assert_close<const D: usize>(ours: Tensor<D>, plain: Tensor<D>) {
-    ours.into_data().assert_approx_eq::<f32>(&plain.into_data(), Tolerance::absolute(2e-5).set_relative(2e-5));
+    ours.into_data().assert_approx_eq::<f32>(
+        &plain.into_data(),
+        Tolerance::absolute(2e-5).set_relative(2e-5),
+    );
 }
 
 proptest! {

@@ -51,7 +51,8 @@ impl Attention {
         self.append_kv(&rows, [batch, seq], start, angles, cache);
         let queries = self.queries(rows, [batch, seq], angles);
         let mixed = kernels::attention(queries, cache.keys(), cache.values());
-        self.o_proj.forward(mixed.reshape([batch * seq, self.n_heads * self.head_dim]))
+        self.o_proj
+            .forward(mixed.reshape([batch * seq, self.n_heads * self.head_dim]))
     }
 
     pub(super) fn append_kv(
@@ -68,8 +69,16 @@ impl Attention {
         cache.append(kernels::rotate(keys, angles), values, start);
     }
 
-    pub(super) fn queries(&self, rows: Tensor<2>, [batch, seq]: [usize; 2], angles: &Angles) -> Tensor<4> {
-        let queries = self.q_proj.forward(rows).reshape([batch, seq, self.n_heads, self.head_dim]);
+    pub(super) fn queries(
+        &self,
+        rows: Tensor<2>,
+        [batch, seq]: [usize; 2],
+        angles: &Angles,
+    ) -> Tensor<4> {
+        let queries = self
+            .q_proj
+            .forward(rows)
+            .reshape([batch, seq, self.n_heads, self.head_dim]);
         kernels::rotate(queries, angles)
     }
 }

@@ -63,25 +63,45 @@ impl Block {
     }
 
     /// `[batch, seq, hidden] -> [batch, seq, hidden]`.
-    pub(super) fn forward(&self, hidden: Tensor<3>, start: TokenPosition, angles: &Angles, cache: &mut BlockCache) -> Tensor<3> {
+    pub(super) fn forward(
+        &self,
+        hidden: Tensor<3>,
+        start: TokenPosition,
+        angles: &Angles,
+        cache: &mut BlockCache,
+    ) -> Tensor<3> {
         let [batch, seq, width] = hidden.dims();
         let rows = hidden.reshape([batch * seq, width]);
         let normed = self.input_layernorm.forward(rows.clone());
-        let rows = rows + self.self_attn.forward(normed, [batch, seq], start, angles, cache);
+        let rows = rows
+            + self
+                .self_attn
+                .forward(normed, [batch, seq], start, angles, cache);
         let normed = self.post_attention_layernorm.forward(rows.clone());
         let rows = rows + self.mlp.forward(normed);
         rows.reshape([batch, seq, width])
     }
 
-    pub(super) fn project_kv(&self, hidden: Tensor<3>, start: TokenPosition, angles: &Angles, cache: &mut BlockCache) {
+    pub(super) fn project_kv(
+        &self,
+        hidden: Tensor<3>,
+        start: TokenPosition,
+        angles: &Angles,
+        cache: &mut BlockCache,
+    ) {
         let [batch, seq, width] = hidden.dims();
-        let normed = self.input_layernorm.forward(hidden.reshape([batch * seq, width]));
-        self.self_attn.append_kv(&normed, [batch, seq], start, angles, cache);
+        let normed = self
+            .input_layernorm
+            .forward(hidden.reshape([batch * seq, width]));
+        self.self_attn
+            .append_kv(&normed, [batch, seq], start, angles, cache);
     }
 
     pub(super) fn queries(&self, hidden: Tensor<3>, angles: &Angles) -> Tensor<4> {
         let [batch, seq, width] = hidden.dims();
-        let normed = self.input_layernorm.forward(hidden.reshape([batch * seq, width]));
+        let normed = self
+            .input_layernorm
+            .forward(hidden.reshape([batch * seq, width]));
         self.self_attn.queries(normed, [batch, seq], angles)
     }
 }

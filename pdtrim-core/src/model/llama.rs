@@ -24,7 +24,10 @@ pub struct RmsNorm {
 
 impl RmsNorm {
     pub(crate) fn init(size: usize, eps: f64, device: &Device) -> Self {
-        Self { weight: Initializer::Ones.init([size], device), eps }
+        Self {
+            weight: Initializer::Ones.init([size], device),
+            eps,
+        }
     }
 
     /// Normalises rows `[rows, hidden]`.
@@ -44,7 +47,10 @@ pub struct Projection {
 
 impl Projection {
     pub(crate) fn init(size: [usize; 2], bias: bool, device: &Device) -> Self {
-        let initializer = Initializer::Normal { mean: 0.0, std: 0.02 };
+        let initializer = Initializer::Normal {
+            mean: 0.0,
+            std: 0.02,
+        };
         Self {
             weight: initializer.init(size, device),
             bias: bias.then(|| Initializer::Zeros.init([size[1]], device)),
@@ -77,11 +83,16 @@ pub struct LlamaWeights {
 impl LlamaWeights {
     /// A module of the config's shape with lazily drawn random weights (standard deviation 0.02).
     pub fn init(config: &ModelConfig, device: &Device) -> Self {
-        let initializer = Initializer::Normal { mean: 0.0, std: 0.02 };
+        let initializer = Initializer::Normal {
+            mean: 0.0,
+            std: 0.02,
+        };
         let table = [config.vocab_size, config.hidden_size];
         Self {
             embed_tokens: initializer.init(table, device),
-            layers: (0..config.n_blocks).map(|_| Block::init(config, device)).collect(),
+            layers: (0..config.n_blocks)
+                .map(|_| Block::init(config, device))
+                .collect(),
             norm: RmsNorm::init(config.hidden_size, config.rms_norm_eps, device),
             lm_head: (!config.tied_embeddings).then(|| initializer.init(table, device)),
         }
@@ -103,7 +114,13 @@ impl Llama {
     pub fn new(config: ModelConfig, weights: LlamaWeights, device: &Device) -> Self {
         let dtype = weights.embed_tokens.val().dtype();
         let rope = RopeTable::new(&config, device);
-        Self { config, weights, rope, device: device.clone(), dtype }
+        Self {
+            config,
+            weights,
+            rope,
+            device: device.clone(),
+            dtype,
+        }
     }
 
     /// The config.
@@ -144,12 +161,24 @@ impl BlockModel for Llama {
         burn::tensor::module::embedding(self.weights.embed_tokens.val(), tokens)
     }
 
-    fn run_block(&self, id: BlockId, hidden: Tensor<3>, start: TokenPosition, cache: &mut BlockCache) -> Tensor<3> {
+    fn run_block(
+        &self,
+        id: BlockId,
+        hidden: Tensor<3>,
+        start: TokenPosition,
+        cache: &mut BlockCache,
+    ) -> Tensor<3> {
         let angles = self.rope.angles(start, hidden.dims()[1]);
         self.block(id).forward(hidden, start, &angles, cache)
     }
 
-    fn project_kv(&self, id: BlockId, hidden: Tensor<3>, start: TokenPosition, cache: &mut BlockCache) {
+    fn project_kv(
+        &self,
+        id: BlockId,
+        hidden: Tensor<3>,
+        start: TokenPosition,
+        cache: &mut BlockCache,
+    ) {
         let angles = self.rope.angles(start, hidden.dims()[1]);
         self.block(id).project_kv(hidden, start, &angles, cache);
     }
@@ -161,7 +190,12 @@ impl BlockModel for Llama {
 
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         let normed = self.weights.norm.forward(hidden);
-        let head = self.weights.lm_head.as_ref().unwrap_or(&self.weights.embed_tokens).val();
+        let head = self
+            .weights
+            .lm_head
+            .as_ref()
+            .unwrap_or(&self.weights.embed_tokens)
+            .val();
         normed.matmul(head.transpose())
     }
 }

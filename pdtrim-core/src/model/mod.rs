@@ -12,8 +12,8 @@ mod rope;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-pub use block::Block;
 pub use attention::Attention;
+pub use block::Block;
 pub use block::Mlp;
 pub use llama::{Llama, LlamaWeights, Projection, RmsNorm};
 pub use rope::Angles;
@@ -57,10 +57,22 @@ pub trait BlockModel: Send + Sync {
 
     /// Runs block `id`: appends the keys and values of `hidden` to `cache` and attends to all of it,
     /// causally among the new positions.
-    fn run_block(&self, id: BlockId, hidden: Tensor<3>, start: TokenPosition, cache: &mut BlockCache) -> Tensor<3>;
+    fn run_block(
+        &self,
+        id: BlockId,
+        hidden: Tensor<3>,
+        start: TokenPosition,
+        cache: &mut BlockCache,
+    ) -> Tensor<3>;
 
     /// Appends block `id`'s keys and values of `hidden` to `cache` without running the block.
-    fn project_kv(&self, id: BlockId, hidden: Tensor<3>, start: TokenPosition, cache: &mut BlockCache);
+    fn project_kv(
+        &self,
+        id: BlockId,
+        hidden: Tensor<3>,
+        start: TokenPosition,
+        cache: &mut BlockCache,
+    );
 
     /// Block `id`'s queries for `hidden`, after position embedding: `[batch, seq, n_heads, head_dim]`.
     fn queries(&self, id: BlockId, hidden: Tensor<3>, start: TokenPosition) -> Tensor<4>;
@@ -75,7 +87,11 @@ pub trait BlockModel: Send + Sync {
 ///
 /// [`Error::RaggedBatch`], [`Error::NoTokens`] or [`Error::TokenOutOfRange`].
 pub fn token_tensor<R: AsRef<[u32]>>(model: &dyn BlockModel, rows: &[R]) -> Result<Tensor<2, Int>> {
-    let Some(seq) = rows.first().map(|row| row.as_ref().len()).filter(|&seq| seq > 0) else {
+    let Some(seq) = rows
+        .first()
+        .map(|row| row.as_ref().len())
+        .filter(|&seq| seq > 0)
+    else {
         return Err(Error::NoTokens { what: "the batch" });
     };
     let vocab_size = model.dims().vocab_size;
@@ -83,12 +99,18 @@ pub fn token_tensor<R: AsRef<[u32]>>(model: &dyn BlockModel, rows: &[R]) -> Resu
     for row in rows {
         let row = row.as_ref();
         if row.len() != seq {
-            return Err(Error::RaggedBatch { expected: seq, found: row.len() });
+            return Err(Error::RaggedBatch {
+                expected: seq,
+                found: row.len(),
+            });
         }
         if let Some(&token) = row.iter().find(|&&token| token as usize >= vocab_size) {
             return Err(Error::TokenOutOfRange { token, vocab_size });
         }
         ids.extend(row.iter().map(|&token| token as i32));
     }
-    Ok(Tensor::from_data(TensorData::new(ids, [rows.len(), seq]), model.device()))
+    Ok(Tensor::from_data(
+        TensorData::new(ids, [rows.len(), seq]),
+        model.device(),
+    ))
 }

@@ -28,48 +28,97 @@ pub(super) struct RopeTable {
 
 impl RopeTable {
     pub(super) fn new(config: &ModelConfig, device: &Device) -> Self {
-        Self { frequencies: frequencies(config), device: device.clone(), known: RwLock::new(None) }
+        Self {
+            frequencies: frequencies(config),
+            device: device.clone(),
+            known: RwLock::new(None),
+        }
     }
 
     /// Angles of `seq` positions from `start` on.
     pub(super) fn angles(&self, start: TokenPosition, seq: usize) -> Angles {
         let end = start.0 + seq;
-        let covers = |known: &Option<Angles>| known.as_ref().filter(|angles| angles.cos.dims()[0] >= end).cloned();
-        let read = covers(&self.known.read().expect("no code panics while it holds this lock"));
+        let covers = |known: &Option<Angles>| {
+            known
+                .as_ref()
+                .filter(|angles| angles.cos.dims()[0] >= end)
+                .cloned()
+        };
+        let read = covers(
+            &self
+                .known
+                .read()
+                .expect("no code panics while it holds this lock"),
+        );
         let angles = read.unwrap_or_else(|| {
-            let mut known = self.known.write().expect("no code panics while it holds this lock");
+            let mut known = self
+                .known
+                .write()
+                .expect("no code panics while it holds this lock");
             covers(&known).unwrap_or_else(|| {
                 let grown = self.compute(end.next_power_of_two().max(256));
                 known.insert(grown).clone()
             })
         });
-        Angles { cos: angles.cos.narrow(0, start.0, seq), sin: angles.sin.narrow(0, start.0, seq) }
+        Angles {
+            cos: angles.cos.narrow(0, start.0, seq),
+            sin: angles.sin.narrow(0, start.0, seq),
+        }
     }
 
     fn compute(&self, n_positions: usize) -> Angles {
         // f32 throughout, as transformers computes them: position times frequency, then cosine.
-        let angle = |position: usize| self.frequencies.iter().map(move |frequency| position as f32 * frequency);
+        let angle = |position: usize| {
+            self.frequencies
+                .iter()
+                .map(move |frequency| position as f32 * frequency)
+        };
         let shape = [n_positions, self.frequencies.len()];
         let table = |function: fn(f32) -> f32| {
             let values: Vec<f32> = (0..n_positions).flat_map(angle).map(function).collect();
             Tensor::from_data(TensorData::new(values, shape), &self.device)
         };
-        Angles { cos: table(f32::cos), sin: table(f32::sin) }
+        Angles {
+            cos: table(f32::cos),
+            sin: table(f32::sin),
+        }
     }
 }
 
 /// The `head_dim / 2` frequencies, in radians per position.
 fn frequencies(config: &ModelConfig) -> Vec<f32> {
     let half = config.head_dim / 2;
-    let base = (0..half).map(|i| 1.0 / config.rope.theta.powf(2.0 * i as f32 / config.head_dim as f32));
+    let base = (0..half).map(|i| {
+        1.0 / config
+            .rope
+            .theta
+            .powf(2.0 * i as f32 / config.head_dim as f32)
+    });
     match &config.rope.scaling {
         RopeScaling::None => base.collect(),
         RopeScaling::Linear { factor } => base.map(|frequency| frequency / factor).collect(),
-        RopeScaling::Factors(factors) => base.zip(factors).map(|(frequency, factor)| frequency / factor).collect(),
-        &RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+        RopeScaling::Factors(factors) => base
+            .zip(factors)
+            .map(|(frequency, factor)| frequency / factor)
+            .collect(),
+        &RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_context,
+        } => {
             let context = original_context as f32;
-            base.map(|frequency| frequency / llama3_factor(frequency, factor, low_freq_factor, high_freq_factor, context))
-                .collect()
+            base.map(|frequency| {
+                frequency
+                    / llama3_factor(
+                        frequency,
+                        factor,
+                        low_freq_factor,
+                        high_freq_factor,
+                        context,
+                    )
+            })
+            .collect()
         }
     }
 }
@@ -95,10 +144,21 @@ pub(crate) fn llama3_from_factors(theta: f32, factors: &[f32]) -> Option<RopeSca
     let (low_freq_factor, high_freq_factor, original_context) = (1.0, 4.0, 8192);
     let fits = factors.iter().enumerate().all(|(i, found)| {
         let frequency = 1.0 / theta.powf(i as f32 / factors.len() as f32);
-        let expected = llama3_factor(frequency, factor, low_freq_factor, high_freq_factor, original_context as f32);
+        let expected = llama3_factor(
+            frequency,
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_context as f32,
+        );
         (expected - found).abs() <= 1e-3 * expected
     });
-    fits.then_some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context })
+    fits.then_some(RopeScaling::Llama3 {
+        factor,
+        low_freq_factor,
+        high_freq_factor,
+        original_context,
+    })
 }
 
 #[cfg(test)]
@@ -112,7 +172,11 @@ mod tests {
         let model: Llama = TinyModel::default().build();
         let table = RopeTable::new(model.config(), &Device::flex());
         let late = table.angles(TokenPosition(300), 3).cos.into_data();
-        let whole = table.angles(TokenPosition(0), 303).cos.narrow(0, 300, 3).into_data();
+        let whole = table
+            .angles(TokenPosition(0), 303)
+            .cos
+            .narrow(0, 300, 3)
+            .into_data();
         assert_eq!(late, whole);
     }
 
@@ -131,10 +195,21 @@ mod tests {
         config.head_dim = 64;
         config.rope.theta = 500_000.0;
         let base = frequencies(&config);
-        config.rope.scaling =
-            RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 };
-        let factors: Vec<f32> = base.iter().zip(frequencies(&config)).map(|(base, scaled)| base / scaled).collect();
-        assert_eq!(llama3_from_factors(500_000.0, &factors), Some(config.rope.scaling));
+        config.rope.scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 8192,
+        };
+        let factors: Vec<f32> = base
+            .iter()
+            .zip(frequencies(&config))
+            .map(|(base, scaled)| base / scaled)
+            .collect();
+        assert_eq!(
+            llama3_from_factors(500_000.0, &factors),
+            Some(config.rope.scaling)
+        );
         assert_eq!(llama3_from_factors(500_000.0, &vec![1.5; 32]), None);
     }
 }

@@ -53,8 +53,19 @@ pub struct CalibrationLoss<'a> {
 
 impl<'a> CalibrationLoss<'a> {
     /// The loss of `model` on `calibration`.
-    pub fn new(model: &'a dyn BlockModel, calibration: &'a Calibration, rows: Rows, boundary: Boundary) -> Self {
-        Self { model, calibration, rows, boundary, prompt_run: Mutex::new(None) }
+    pub fn new(
+        model: &'a dyn BlockModel,
+        calibration: &'a Calibration,
+        rows: Rows,
+        boundary: Boundary,
+    ) -> Self {
+        Self {
+            model,
+            calibration,
+            rows,
+            boundary,
+            prompt_run: Mutex::new(None),
+        }
     }
 
     /// The windows.
@@ -67,7 +78,11 @@ impl<'a> CalibrationLoss<'a> {
     /// # Errors
     ///
     /// What evaluating can fail with: a window longer than the context, a token out of range, the transfer.
-    pub fn cost_with(&self, removed: &PerStage<BlockSet>, transfer: &dyn CacheTransfer) -> Result<f64> {
+    pub fn cost_with(
+        &self,
+        removed: &PerStage<BlockSet>,
+        transfer: &dyn CacheTransfer,
+    ) -> Result<f64> {
         let passage = self.passage(transfer);
         let run = self.prompt_run(&removed.prefill)?;
         let windows = self.calibration.windows();
@@ -81,7 +96,8 @@ impl<'a> CalibrationLoss<'a> {
             let mut cache = transfer.transfer(cache)?;
             let mut hidden = stream.continuation;
             for id in removed.decode.complement().iter() {
-                hidden = hidden.map(|hidden| self.decode_block(&passage, id, hidden, cache.take_block(id)));
+                hidden = hidden
+                    .map(|hidden| self.decode_block(&passage, id, hidden, cache.take_block(id)));
             }
             let (sum, count) = passage.leave(windows, group.last.clone(), hidden);
             total = (total.0 + sum, total.1 + count);
@@ -90,7 +106,11 @@ impl<'a> CalibrationLoss<'a> {
     }
 
     pub(super) fn passage<'t>(&'t self, transfer: &'t dyn CacheTransfer) -> Passage<'t> {
-        Passage { model: self.model, transfer, split: Split::new(self.calibration, self.rows, self.boundary) }
+        Passage {
+            model: self.model,
+            transfer,
+            split: Split::new(self.calibration, self.rows, self.boundary),
+        }
     }
 
     /// The continuations' embeddings, group by group.
@@ -100,38 +120,69 @@ impl<'a> CalibrationLoss<'a> {
         Ok(streams)
     }
 
-    pub(super) fn decode_block(&self, passage: &Passage<'_>, id: BlockId, hidden: Tensor<3>, cache: Option<BlockCache>) -> Tensor<3> {
-        let cache = cache.unwrap_or_else(|| BlockCache::with_capacity(self.model, hidden.dims()[0], 0));
+    pub(super) fn decode_block(
+        &self,
+        passage: &Passage<'_>,
+        id: BlockId,
+        hidden: Tensor<3>,
+        cache: Option<BlockCache>,
+    ) -> Tensor<3> {
+        let cache =
+            cache.unwrap_or_else(|| BlockCache::with_capacity(self.model, hidden.dims()[0], 0));
         passage.step_continuation(id, hidden, cache)
     }
 
     /// Prefill's side for `prefill`, computed once for as long as P stays the same.
     pub(super) fn prompt_run(&self, prefill: &BlockSet) -> Result<Arc<PromptRun>> {
-        let mut known = self.prompt_run.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self
+            .prompt_run
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(run) = known.as_ref().filter(|run| run.prefill == *prefill) {
             return Ok(Arc::clone(run));
         }
         *known = None;
         let passage = self.passage(&SendAll);
         let streams = passage.enter(self.calibration.windows())?;
-        let groups = streams.into_iter().map(|stream| self.run_prompt(&passage, prefill, stream)).collect();
-        Ok(Arc::clone(known.insert(Arc::new(PromptRun { prefill: prefill.clone(), groups }))))
+        let groups = streams
+            .into_iter()
+            .map(|stream| self.run_prompt(&passage, prefill, stream))
+            .collect();
+        Ok(Arc::clone(known.insert(Arc::new(PromptRun {
+            prefill: prefill.clone(),
+            groups,
+        }))))
     }
 
-    fn run_prompt(&self, passage: &Passage<'_>, prefill: &BlockSet, mut stream: Stream) -> PromptGroup {
+    fn run_prompt(
+        &self,
+        passage: &Passage<'_>,
+        prefill: &BlockSet,
+        mut stream: Stream,
+    ) -> PromptGroup {
         let depth = self.depth();
         let mut cache = KvCache::empty(depth);
         for id in (0..depth).map(BlockId::new) {
-            let keeps = PerStage { prefill: !prefill.contains(id), decode: true };
+            let keeps = PerStage {
+                prefill: !prefill.contains(id),
+                decode: true,
+            };
             if let Some(block) = passage.step_prompt(id, keeps, &mut stream.prompt) {
                 cache.put_block(id, block);
             }
         }
-        PromptGroup { cache, last: stream.prompt.as_ref().map(last_position) }
+        PromptGroup {
+            cache,
+            last: stream.prompt.as_ref().map(last_position),
+        }
     }
 
     /// Candidates that share P: the prompts' KV is known, only continuations run.
-    fn decode_costs(&self, candidates: &[PerStage<BlockSet>], report: &Report<'_, '_>) -> Result<Vec<f64>> {
+    fn decode_costs(
+        &self,
+        candidates: &[PerStage<BlockSet>],
+        report: &Report<'_, '_>,
+    ) -> Result<Vec<f64>> {
         let passage = self.passage(&SendAll);
         let run = self.prompt_run(&candidates[0].prefill)?;
         let run = &*run;
@@ -141,23 +192,43 @@ impl<'a> CalibrationLoss<'a> {
             }
             for (stream, group) in streams.iter_mut().zip(&run.groups) {
                 let cache = group.cache.block(id).cloned();
-                stream.continuation = stream.continuation.take().map(|hidden| self.decode_block(&passage, id, hidden, cache));
+                stream.continuation = stream
+                    .continuation
+                    .take()
+                    .map(|hidden| self.decode_block(&passage, id, hidden, cache));
             }
             Ok(())
         };
         let leave = |streams: Vec<Stream>| {
-            let sizes: Vec<usize> = streams.iter().zip(&run.groups).map(|(stream, group)| group_size(stream, group)).collect();
+            let sizes: Vec<usize> = streams
+                .iter()
+                .zip(&run.groups)
+                .map(|(stream, group)| group_size(stream, group))
+                .collect();
             let last = run.groups.iter().map(|group| group.last.clone());
             self.leave_groups(&passage, &sizes, last, streams)
         };
-        sweep(self.depth(), candidates, self.continuations(&passage)?, &step, &leave, report)
+        sweep(
+            self.depth(),
+            candidates,
+            self.continuations(&passage)?,
+            &step,
+            &leave,
+            report,
+        )
     }
 
     /// Candidates that differ in P: both stages run, block by block.
-    fn both_costs(&self, candidates: &[PerStage<BlockSet>], report: &Report<'_, '_>) -> Result<Vec<f64>> {
+    fn both_costs(
+        &self,
+        candidates: &[PerStage<BlockSet>],
+        report: &Report<'_, '_>,
+    ) -> Result<Vec<f64>> {
         let passage = self.passage(&SendAll);
         let step = |id: BlockId, removed: &PerStage<BlockSet>, streams: &mut Vec<Stream>| {
-            streams.iter_mut().try_for_each(|stream| passage.step(id, removed, stream))
+            streams
+                .iter_mut()
+                .try_for_each(|stream| passage.step(id, removed, stream))
         };
         let leave = |streams: Vec<Stream>| {
             let size = |stream: &Stream| {
@@ -165,10 +236,20 @@ impl<'a> CalibrationLoss<'a> {
                 hidden.map_or(0, |hidden| hidden.dims()[0])
             };
             let sizes: Vec<usize> = streams.iter().map(size).collect();
-            let last: Vec<_> = streams.iter().map(|stream| stream.prompt.as_ref().map(last_position)).collect();
+            let last: Vec<_> = streams
+                .iter()
+                .map(|stream| stream.prompt.as_ref().map(last_position))
+                .collect();
             self.leave_groups(&passage, &sizes, last.into_iter(), streams)
         };
-        sweep(self.depth(), candidates, passage.enter(self.calibration.windows())?, &step, &leave, report)
+        sweep(
+            self.depth(),
+            candidates,
+            passage.enter(self.calibration.windows())?,
+            &step,
+            &leave,
+            report,
+        )
     }
 
     fn leave_groups(
@@ -195,14 +276,28 @@ impl Objective for CalibrationLoss<'_> {
         self.model.dims().n_blocks
     }
 
-    fn costs(&self, candidates: &[PerStage<BlockSet>], on_cost: &mut OnCost<'_>) -> Result<Vec<f64>> {
-        let Some(first) = candidates.first() else { return Ok(Vec::new()) };
-        let (length, limit) = (self.calibration.window_tokens(), self.model.dims().context_length);
+    fn costs(
+        &self,
+        candidates: &[PerStage<BlockSet>],
+        on_cost: &mut OnCost<'_>,
+    ) -> Result<Vec<f64>> {
+        let Some(first) = candidates.first() else {
+            return Ok(Vec::new());
+        };
+        let (length, limit) = (
+            self.calibration.window_tokens(),
+            self.model.dims().context_length,
+        );
         if length > limit {
-            return Err(Error::ContextLength { tokens: length, limit });
+            return Err(Error::ContextLength {
+                tokens: length,
+                limit,
+            });
         }
         let report = Report::new(on_cost);
-        let shared_prefill = candidates.iter().all(|candidate| candidate.prefill == first.prefill);
+        let shared_prefill = candidates
+            .iter()
+            .all(|candidate| candidate.prefill == first.prefill);
         // With all rows there is no prompt, so P does not matter.
         if shared_prefill || self.rows == Rows::All {
             self.decode_costs(candidates, &report)
@@ -219,7 +314,9 @@ struct Report<'f, 'c> {
 
 impl<'f, 'c> Report<'f, 'c> {
     fn new(on_cost: &'f mut OnCost<'c>) -> Self {
-        Self { on_cost: Mutex::new(on_cost) }
+        Self {
+            on_cost: Mutex::new(on_cost),
+        }
     }
 
     fn send(&self, candidate: usize, cost: f64) -> Result<()> {
@@ -241,12 +338,17 @@ fn sweep<S: Fn(BlockId, &PerStage<BlockSet>, &mut Vec<Stream>) -> Result<()> + S
     leave: &(dyn Fn(Vec<Stream>) -> f64 + Sync),
     report: &Report<'_, '_>,
 ) -> Result<Vec<f64>> {
-    let base = candidates[1..].iter().fold(candidates[0].clone(), |base, candidate| PerStage {
-        prefill: base.prefill.intersection(&candidate.prefill),
-        decode: base.decode.intersection(&candidate.decode),
-    });
+    let base = candidates[1..]
+        .iter()
+        .fold(candidates[0].clone(), |base, candidate| PerStage {
+            prefill: base.prefill.intersection(&candidate.prefill),
+            decode: base.decode.intersection(&candidate.decode),
+        });
     let fork = |candidate: &PerStage<BlockSet>| {
-        let differs = candidate.prefill.difference(&base.prefill).union(&candidate.decode.difference(&base.decode));
+        let differs = candidate
+            .prefill
+            .difference(&base.prefill)
+            .union(&candidate.decode.difference(&base.decode));
         differs.iter().next().map_or(depth, BlockId::index)
     };
     let mut forks: Vec<(usize, usize)> = candidates.iter().map(fork).zip(0..).collect();
@@ -271,7 +373,11 @@ fn sweep<S: Fn(BlockId, &PerStage<BlockSet>, &mut Vec<Stream>) -> Result<()> + S
         Ok((candidate, cost))
     };
     // One candidate a task: rayon would otherwise hand out runs of neighbours, longest suffixes first.
-    let mut costs: Vec<(usize, f64)> = starts.into_par_iter().with_max_len(1).map(run).collect::<Result<_>>()?;
+    let mut costs: Vec<(usize, f64)> = starts
+        .into_par_iter()
+        .with_max_len(1)
+        .map(run)
+        .collect::<Result<_>>()?;
     costs.sort_unstable_by_key(|&(candidate, _)| candidate);
     Ok(costs.into_iter().map(|(_, cost)| cost).collect())
 }
@@ -279,7 +385,9 @@ fn sweep<S: Fn(BlockId, &PerStage<BlockSet>, &mut Vec<Stream>) -> Result<()> + S
 /// Windows in a group whose prompt was run before.
 fn group_size(stream: &Stream, group: &PromptGroup) -> usize {
     let continuation = stream.continuation.as_ref().map(|hidden| hidden.dims()[0]);
-    continuation.or_else(|| group.last.as_ref().map(|last| last.dims()[0])).unwrap_or(0)
+    continuation
+        .or_else(|| group.last.as_ref().map(|last| last.dims()[0]))
+        .unwrap_or(0)
 }
 
 fn rounded((sum, count): (f64, usize)) -> f64 {

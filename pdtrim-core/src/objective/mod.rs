@@ -31,7 +31,11 @@ pub trait Objective: Sync {
     /// # Errors
     ///
     /// [`Error::Stopped`] if `on_cost` broke off; whatever evaluating a candidate can fail with.
-    fn costs(&self, candidates: &[PerStage<BlockSet>], on_cost: &mut OnCost<'_>) -> Result<Vec<f64>>;
+    fn costs(
+        &self,
+        candidates: &[PerStage<BlockSet>],
+        on_cost: &mut OnCost<'_>,
+    ) -> Result<Vec<f64>>;
 }
 
 /// Where windows are cut from a text.
@@ -59,18 +63,30 @@ impl Calibration {
     /// windows differ in length.
     pub fn new(windows: Vec<Vec<u32>>, prompt_tokens: usize) -> Result<Self> {
         let Some(length) = windows.first().map(Vec::len) else {
-            return Err(Error::NoTokens { what: "the calibration set" });
+            return Err(Error::NoTokens {
+                what: "the calibration set",
+            });
         };
         if let Some(other) = windows.iter().find(|window| window.len() != length) {
-            return Err(Error::RaggedBatch { expected: length, found: other.len() });
+            return Err(Error::RaggedBatch {
+                expected: length,
+                found: other.len(),
+            });
         }
         if prompt_tokens == 0 {
-            return Err(Error::NoTokens { what: "the prompt of a calibration window" });
+            return Err(Error::NoTokens {
+                what: "the prompt of a calibration window",
+            });
         }
         if length <= prompt_tokens {
-            return Err(Error::NoTokens { what: "the continuation of a calibration window" });
+            return Err(Error::NoTokens {
+                what: "the continuation of a calibration window",
+            });
         }
-        Ok(Self { windows, prompt_tokens })
+        Ok(Self {
+            windows,
+            prompt_tokens,
+        })
     }
 
     /// Cuts `n_windows` windows of `window_tokens` tokens from `tokens`; three quarters of each are its prompt.

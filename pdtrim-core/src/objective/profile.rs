@@ -59,7 +59,11 @@ impl CalibrationLoss<'_> {
         let depth = self.model.dims().n_blocks;
         let dense = PerStage::dense(depth);
         let split = Split::new(self.calibration, self.rows, self.boundary).with_last_token();
-        let passage = Passage { model: self.model, transfer: &SendAll, split };
+        let passage = Passage {
+            model: self.model,
+            transfer: &SendAll,
+            split,
+        };
         let mut means = PerStage::both(vec![Mean::default(); depth]);
         for mut stream in passage.enter(self.calibration.windows())? {
             for id in (0..depth).map(BlockId::new) {
@@ -77,7 +81,10 @@ impl CalibrationLoss<'_> {
             means.prefill = means.decode.clone();
         }
         let values = |means: Vec<Mean>| means.into_iter().map(Mean::value).collect();
-        Ok(Redundancy(PerStage { prefill: values(means.prefill), decode: values(means.decode) }))
+        Ok(Redundancy(PerStage {
+            prefill: values(means.prefill),
+            decode: values(means.decode),
+        }))
     }
 
     /// Where the continuations of the windows look in their prompts, with `removed` and all KV sent.
@@ -91,7 +98,9 @@ impl CalibrationLoss<'_> {
         let mut sums: Vec<Option<Vec<f64>>> = vec![None; self.model.dims().n_blocks];
         let mut queries = 0;
         for (stream, group) in self.continuations(&passage)?.into_iter().zip(&run.groups) {
-            let Some(mut hidden) = stream.continuation else { continue };
+            let Some(mut hidden) = stream.continuation else {
+                continue;
+            };
             queries += hidden.dims()[0] * hidden.dims()[1];
             for id in removed.decode.complement().iter() {
                 let mut cache = match group.cache.block(id) {
@@ -103,13 +112,18 @@ impl CalibrationLoss<'_> {
                 hidden = self.model.run_block(id, hidden, start, &mut cache);
                 let mass = attention_by_position(asked, cache.keys(), passage.split.read);
                 match &mut sums[id.index()] {
-                    Some(sum) => sum.iter_mut().zip(mass).for_each(|(sum, mass)| *sum += mass),
+                    Some(sum) => sum
+                        .iter_mut()
+                        .zip(mass)
+                        .for_each(|(sum, mass)| *sum += mass),
                     empty => *empty = Some(mass),
                 }
             }
         }
         let mean = |sum: Vec<f64>| sum.into_iter().map(|sum| sum / queries as f64).collect();
-        Ok(AttentionProfile { blocks: sums.into_iter().map(|sum| sum.map(mean)).collect() })
+        Ok(AttentionProfile {
+            blocks: sums.into_iter().map(|sum| sum.map(mean)).collect(),
+        })
     }
 }
 
@@ -118,13 +132,23 @@ fn cosines(input: Tensor<3>, output: Tensor<3>) -> (f64, usize) {
     let [batch, seq, width] = input.dims();
     let host = |hidden: Tensor<3>| hidden.cast(DType::F32).into_data();
     let (input, output) = (host(input), host(output));
-    let rows = |data: &burn::tensor::TensorData| data.as_slice::<f32>().expect("cast to f32").to_vec();
+    let rows =
+        |data: &burn::tensor::TensorData| data.as_slice::<f32>().expect("cast to f32").to_vec();
     let (input, output) = (rows(&input), rows(&output));
     let cosine = |(a, b): (&[f32], &[f32])| {
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let dot = |a: &[f32], b: &[f32]| {
+            a.iter()
+                .zip(b)
+                .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                .sum::<f64>()
+        };
         dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt()).max(f64::MIN_POSITIVE)
     };
-    let sum = input.chunks_exact(width).zip(output.chunks_exact(width)).map(cosine).sum();
+    let sum = input
+        .chunks_exact(width)
+        .zip(output.chunks_exact(width))
+        .map(cosine)
+        .sum();
     (sum, batch * seq)
 }
 
@@ -133,15 +157,34 @@ fn attention_by_position(queries: Tensor<4>, keys: Tensor<4>, n_prompt: usize) -
     let [batch, seq, n_heads, width] = queries.dims();
     let [_, places, n_kv_heads, _] = keys.dims();
     let group = n_heads / n_kv_heads;
-    let spread = keys.unsqueeze_dim::<5>(3).expand([batch, places, n_kv_heads, group, width]);
+    let spread = keys
+        .unsqueeze_dim::<5>(3)
+        .expand([batch, places, n_kv_heads, group, width]);
     // [batch, n_heads, head_dim, places]
-    let keys = spread.reshape([batch, places, n_heads, width]).permute([0, 2, 3, 1]);
+    let keys = spread
+        .reshape([batch, places, n_heads, width])
+        .permute([0, 2, 3, 1]);
     let scale = 1.0 / (width as f64).sqrt();
-    let scores = queries.swap_dims(1, 2).matmul(keys).cast(DType::F32).mul_scalar(scale);
+    let scores = queries
+        .swap_dims(1, 2)
+        .matmul(keys)
+        .cast(DType::F32)
+        .mul_scalar(scale);
     let hidden_from = (places - seq) as i64;
     let masked = Tensor::<2, Bool>::tril_mask([seq, places], hidden_from, &scores.device());
-    let masked = masked.unsqueeze::<4>().expand([batch, n_heads, seq, places]);
+    let masked = masked
+        .unsqueeze::<4>()
+        .expand([batch, n_heads, seq, places]);
     let weights = softmax(scores.mask_fill(masked, f32::NEG_INFINITY), 3);
-    let mass = weights.narrow(3, 0, n_prompt).mean_dim(1).sum_dim(2).sum_dim(0).into_data();
-    mass.as_slice::<f32>().expect("cast to f32").iter().map(|&mass| f64::from(mass)).collect()
+    let mass = weights
+        .narrow(3, 0, n_prompt)
+        .mean_dim(1)
+        .sum_dim(2)
+        .sum_dim(0)
+        .into_data();
+    mass.as_slice::<f32>()
+        .expect("cast to f32")
+        .iter()
+        .map(|&mass| f64::from(mass))
+        .collect()
 }

@@ -39,12 +39,19 @@ impl Split {
             (Rows::Continuation, Boundary::Prefill) => (prompt, prompt),
             (Rows::Continuation, Boundary::Decode) => (prompt - 1, prompt),
         };
-        Self { read, fed: length - 1, first_target }
+        Self {
+            read,
+            fed: length - 1,
+            first_target,
+        }
     }
 
     /// The same, but decode is also fed the last token, whose prediction nobody knows.
     pub(super) fn with_last_token(self) -> Self {
-        Self { fed: self.fed + 1, ..self }
+        Self {
+            fed: self.fed + 1,
+            ..self
+        }
     }
 }
 
@@ -68,28 +75,48 @@ impl Passage<'_> {
     /// Embeds the windows, in groups.
     pub(super) fn enter(&self, windows: &[Vec<u32>]) -> Result<Vec<Stream>> {
         let group = (GROUP_TOKENS / windows[0].len()).max(1);
-        windows.chunks(group).map(|group| self.enter_group(group)).collect()
+        windows
+            .chunks(group)
+            .map(|group| self.enter_group(group))
+            .collect()
     }
 
     fn enter_group(&self, windows: &[Vec<u32>]) -> Result<Stream> {
         let embed = |from: usize, to: usize| {
             let rows: Vec<&[u32]> = windows.iter().map(|window| &window[from..to]).collect();
-            let embedded = |rows: &[&[u32]]| Ok(self.model.embed(token_tensor(self.model, rows)?, TokenPosition(from)));
+            let embedded = |rows: &[&[u32]]| {
+                Ok(self
+                    .model
+                    .embed(token_tensor(self.model, rows)?, TokenPosition(from)))
+            };
             (from < to).then(|| embedded(&rows)).transpose()
         };
         let Split { read, fed, .. } = self.split;
-        Ok(Stream { prompt: embed(0, read)?, continuation: embed(read, fed)? })
+        Ok(Stream {
+            prompt: embed(0, read)?,
+            continuation: embed(read, fed)?,
+        })
     }
 
     /// Runs block `id` in the stages that keep it. A block that only prefill removes still gives its
     /// keys and values (`kv_fill = "project"`).
-    pub(super) fn step(&self, id: BlockId, removed: &PerStage<BlockSet>, stream: &mut Stream) -> Result<()> {
-        let keeps = PerStage { prefill: !removed.prefill.contains(id), decode: !removed.decode.contains(id) };
+    pub(super) fn step(
+        &self,
+        id: BlockId,
+        removed: &PerStage<BlockSet>,
+        stream: &mut Stream,
+    ) -> Result<()> {
+        let keeps = PerStage {
+            prefill: !removed.prefill.contains(id),
+            decode: !removed.decode.contains(id),
+        };
         if !keeps.prefill && !keeps.decode {
             return Ok(());
         }
         let cache = self.step_prompt(id, keeps, &mut stream.prompt);
-        let Some(continuation) = stream.continuation.take_if(|_| keeps.decode) else { return Ok(()) };
+        let Some(continuation) = stream.continuation.take_if(|_| keeps.decode) else {
+            return Ok(());
+        };
         let batch = continuation.dims()[0];
         let cache = match cache {
             Some(cache) => self.send(id, removed.decode.depth(), cache)?,
@@ -100,40 +127,71 @@ impl Passage<'_> {
     }
 
     /// Runs (or only projects) the prompt through block `id`; returns the block's keys and values.
-    pub(super) fn step_prompt(&self, id: BlockId, keeps: PerStage<bool>, prompt: &mut Option<Tensor<3>>) -> Option<BlockCache> {
+    pub(super) fn step_prompt(
+        &self,
+        id: BlockId,
+        keeps: PerStage<bool>,
+        prompt: &mut Option<Tensor<3>>,
+    ) -> Option<BlockCache> {
         let hidden = prompt.take()?;
         let mut cache = BlockCache::with_capacity(self.model, hidden.dims()[0], 0);
         if keeps.prefill {
-            *prompt = Some(self.model.run_block(id, hidden, TokenPosition(0), &mut cache));
+            *prompt = Some(
+                self.model
+                    .run_block(id, hidden, TokenPosition(0), &mut cache),
+            );
         } else {
-            self.model.project_kv(id, hidden.clone(), TokenPosition(0), &mut cache);
+            self.model
+                .project_kv(id, hidden.clone(), TokenPosition(0), &mut cache);
             *prompt = Some(hidden);
         }
         Some(cache)
     }
 
-    pub(super) fn step_continuation(&self, id: BlockId, hidden: Tensor<3>, mut cache: BlockCache) -> Tensor<3> {
-        self.model.run_block(id, hidden, TokenPosition(self.split.read), &mut cache)
+    pub(super) fn step_continuation(
+        &self,
+        id: BlockId,
+        hidden: Tensor<3>,
+        mut cache: BlockCache,
+    ) -> Tensor<3> {
+        self.model
+            .run_block(id, hidden, TokenPosition(self.split.read), &mut cache)
     }
 
     /// What decode receives of block `id`.
     fn send(&self, id: BlockId, depth: usize, cache: BlockCache) -> Result<BlockCache> {
-        let sent = self.transfer.transfer(KvCache::of_block(depth, id, cache))?;
-        Ok(sent.into_block(id).expect("a transfer drops positions, not blocks"))
+        let sent = self
+            .transfer
+            .transfer(KvCache::of_block(depth, id, cache))?;
+        Ok(sent
+            .into_block(id)
+            .expect("a transfer drops positions, not blocks"))
     }
 
     /// Sum of the negative log-likelihoods of a group's targets, and their number.
     ///
     /// `last` are the prompt's final hidden states `[batch, hidden]`, wanted when prefill predicts.
-    pub(super) fn leave(&self, windows: &[Vec<u32>], last: Option<Tensor<2>>, continuation: Option<Tensor<3>>) -> (f64, usize) {
-        let Split { read, fed, first_target } = self.split;
+    pub(super) fn leave(
+        &self,
+        windows: &[Vec<u32>],
+        last: Option<Tensor<2>>,
+        continuation: Option<Tensor<3>>,
+    ) -> (f64, usize) {
+        let Split {
+            read,
+            fed,
+            first_target,
+        } = self.split;
         let mut sum = 0.0;
         let mut count = 0;
         let mut add = |hidden: Tensor<2>, targets: &[u32]| {
             for (n, targets) in targets.chunks(HEAD_ROWS).enumerate() {
                 let rows = hidden.clone().narrow(0, n * HEAD_ROWS, targets.len());
                 let scores = token_scores(self.model.logits(rows), targets);
-                sum -= scores.iter().map(|score| f64::from(score.logprob)).sum::<f64>();
+                sum -= scores
+                    .iter()
+                    .map(|score| f64::from(score.logprob))
+                    .sum::<f64>();
                 count += scores.len();
             }
         };
@@ -145,7 +203,11 @@ impl Passage<'_> {
         if let Some(continuation) = continuation {
             let [batch, seq, width] = continuation.dims();
             debug_assert_eq!(seq, fed - read, "decode was fed this many tokens");
-            let targets: Vec<u32> = windows.iter().flat_map(|window| &window[read + 1..=fed]).copied().collect();
+            let targets: Vec<u32> = windows
+                .iter()
+                .flat_map(|window| &window[read + 1..=fed])
+                .copied()
+                .collect();
             add(continuation.reshape([batch * seq, width]), &targets);
         }
         (sum, count)

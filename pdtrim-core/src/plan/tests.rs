@@ -9,14 +9,25 @@ fn file(prefill: &[usize], decode: &[usize]) -> PlanFile {
         kv_fill: KvFill::Nested,
         repair: Repair::None,
         kv_method: String::new(),
-        model: PlanModel { name: "tiny".to_owned(), hash: "sha256:00".to_owned(), blocks: 4 },
-        removed: PerStage { prefill: prefill.to_vec(), decode: decode.to_vec() },
+        model: PlanModel {
+            name: "tiny".to_owned(),
+            hash: "sha256:00".to_owned(),
+            blocks: 4,
+        },
+        removed: PerStage {
+            prefill: prefill.to_vec(),
+            decode: decode.to_vec(),
+        },
         calibration: None,
-        kv: vec![KvGroup { blocks: vec![0, 3], first: 4, last: 8 }],
+        kv: vec![KvGroup {
+            blocks: vec![0, 3],
+            first: 4,
+            last: 8,
+        }],
         scores: vec![PlanScore {
             task: "heldout".to_owned(),
             mode: "pd".to_owned(),
-            boundary: Boundary::Prefill,
+            boundary: Some(Boundary::Prefill),
             metric: "token_perplexity".to_owned(),
             value: 21.062_5,
         }],
@@ -41,9 +52,21 @@ fn a_hand_edited_plan_passes_through_the_same_checks() {
     let path = folder.path().join("plan.toml");
     let text = Plan::new(file(&[1], &[1, 2])).unwrap().to_toml();
     for (from, to, message) in [
-        ("decode = [1, 2]", "decode = [2]", "prefill removes blocks that decode keeps (1)"),
-        ("decode = [1, 2]", "decode = [1, 4]", "block 4 does not exist"),
-        ("decode = [1, 2]", "decode = [0, 1, 2, 3]", "decode would keep none"),
+        (
+            "decode = [1, 2]",
+            "decode = [2]",
+            "prefill removes blocks that decode keeps (1)",
+        ),
+        (
+            "decode = [1, 2]",
+            "decode = [1, 4]",
+            "block 4 does not exist",
+        ),
+        (
+            "decode = [1, 2]",
+            "decode = [0, 1, 2, 3]",
+            "decode would keep none",
+        ),
         ("version = 1", "version = 2", "plan version 2 is unknown"),
         ("seed = 0", "sead = 0", "not the expected TOML"),
     ] {
@@ -57,7 +80,10 @@ fn a_hand_edited_plan_passes_through_the_same_checks() {
 #[test]
 fn kv_fill_project_lets_decode_keep_what_prefill_removes() {
     let mut file = file(&[1, 2], &[]);
-    assert!(matches!(Plan::new(file.clone()), Err(Error::NotNested { .. })));
+    assert!(matches!(
+        Plan::new(file.clone()),
+        Err(Error::NotNested { .. })
+    ));
     file.kv_fill = KvFill::Project;
     assert!(Plan::new(file).is_ok());
 }
@@ -66,8 +92,14 @@ fn kv_fill_project_lets_decode_keep_what_prefill_removes() {
 fn a_plan_for_another_model_is_refused() {
     let plan = Plan::new(file(&[], &[2])).unwrap();
     assert!(plan.check_model("tiny", "sha256:00").is_ok());
-    let error = plan.check_model("other", "sha256:11").unwrap_err().to_string();
-    assert!(error.contains("tiny") && error.contains("sha256:11"), "{error}");
+    let error = plan
+        .check_model("other", "sha256:11")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("tiny") && error.contains("sha256:11"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -75,5 +107,8 @@ fn a_plan_that_is_not_utf8_names_the_bad_byte() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("plan.toml");
     fs::write(&path, b"version = \xff").unwrap();
-    assert!(matches!(Plan::read(&path), Err(Error::NotUtf8 { offset: 10, .. })));
+    assert!(matches!(
+        Plan::read(&path),
+        Err(Error::NotUtf8 { offset: 10, .. })
+    ));
 }

@@ -33,14 +33,25 @@ pub(crate) fn reference() -> Option<Reference> {
     let checkpoint = Checkpoint::open(&model).unwrap();
     let tokenizer = checkpoint.tokenizer().unwrap();
     let model = checkpoint.load(DType::F32, &Device::flex()).unwrap();
-    Some(Reference { golden, data: shared.join("data"), model, tokenizer })
+    Some(Reference {
+        golden,
+        data: shared.join("data"),
+        model,
+        tokenizer,
+    })
 }
 
 /// Where `pdtrim pull smollm2-135m-instruct` puts its file.
 pub(crate) fn model_path() -> PathBuf {
     let cache = std::env::var_os("PDTRIM_CACHE").map(PathBuf::from);
-    let home = || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    let cache = cache.or_else(|| Some(home()?.join("pdtrim"))).unwrap_or_default();
+    let home = || {
+        std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
+    };
+    let cache = cache
+        .or_else(|| Some(home()?.join("pdtrim")))
+        .unwrap_or_default();
     cache.join("models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
@@ -53,13 +64,26 @@ impl Reference {
 }
 
 pub(crate) fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_u64().unwrap() as u32)
+        .collect()
 }
 
 pub(crate) fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|number| number.as_f64().unwrap())
+        .collect()
 }
 
 pub(crate) fn indices(value: &Value) -> Vec<usize> {
-    value.as_array().map(|ids| ids.iter().map(|id| id.as_u64().unwrap() as usize).collect()).unwrap_or_default()
+    value
+        .as_array()
+        .map(|ids| ids.iter().map(|id| id.as_u64().unwrap() as usize).collect())
+        .unwrap_or_default()
 }

@@ -176,7 +176,7 @@ fn an_unknown_task_lists_the_known_ones() {
     let error = Task::bundled("pika").unwrap_err().to_string();
     assert!(
         error.starts_with(
-            "unknown task `pika`, the known ones are everyday, passages, oneword, yesno, heldout, piqa"
+            "unknown task `pika`, the known ones are everyday, passages, oneword, heldout, piqa"
         ),
         "{error}"
     );

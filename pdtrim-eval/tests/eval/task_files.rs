@@ -190,21 +190,6 @@ fn our_own_sets_render_every_item() {
 }
 
 #[test]
-fn our_yes_or_no_questions_have_the_form_of_boolq() {
-    for (context, continuation) in pairs(&own("yesno").unwrap()) {
-        assert!(
-            context.contains("\nQuestion: ") && context.ends_with("?\nAnswer:"),
-            "{context}"
-        );
-        assert!(!context.ends_with("??\nAnswer:"), "{context}");
-        assert!(
-            [" no", " yes"].contains(&continuation.as_str()),
-            "{continuation}"
-        );
-    }
-}
-
-#[test]
 fn the_held_out_text_is_split_three_to_one() {
     let prepared = own("heldout").unwrap();
     assert!(

@@ -1,0 +1,61 @@
+//! The command line: one file of clap structs for each subcommand.
+
+mod eval;
+mod generate;
+mod inspect;
+mod logprobs;
+mod model;
+mod plan;
+mod trim;
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+
+pub(crate) use eval::EvalArgs;
+pub(crate) use generate::GenerateArgs;
+pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
+pub(crate) use logprobs::LogprobsArgs;
+pub(crate) use model::{DEFAULT_MODEL, DtypeArg, ModelArgs};
+pub(crate) use plan::PlanArgs;
+pub(crate) use trim::{KvSelectionArg, StrategyArg, TrimArgs, TrimConfig};
+
+/// Trim Llama-family models for prefill/decode disaggregation.
+///
+/// Finds the transformer blocks that prefill can do without and, separately, those that decode can;
+/// finds the blocks in which decode needs only the first and last prompt tokens' KV; and scores the
+/// result against the dense model. After arXiv:2509.04467.
+#[derive(Parser, Debug)]
+#[command(name = "pdtrim", version, max_term_width = 100)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 bad usage.\nResults go to stdout, everything else to stderr."
+)]
+pub(crate) struct Cli {
+    /// Say nothing but results and errors.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Search, trim the KV, score dense against trimmed, and write plan and report: the main job.
+    Trim(Box<TrimArgs>),
+    /// Score a model, or a plan, on tasks.
+    Eval(EvalArgs),
+    /// Go on with a text, by the dense model or by a plan.
+    Generate(GenerateArgs),
+    /// Log-probabilities that a plan gives to a given continuation.
+    Logprobs(LogprobsArgs),
+    /// Say what a checkpoint is.
+    Inspect(InspectArgs),
+    /// Write a Hugging Face folder of the dense model or of one stage of a plan.
+    Export(ExportArgs),
+    /// Fetch a model into the cache.
+    Pull(PullArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}

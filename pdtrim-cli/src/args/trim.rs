@@ -1,0 +1,295 @@
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::{Args, ValueEnum};
+use pdtrim_core::{Boundary, KvFill};
+use pdtrim_kv::Selection;
+use serde::{Deserialize, Serialize};
+
+use super::{DEFAULT_MODEL, DtypeArg, ModelArgs};
+
+/// The main job. Without arguments it runs the embedded default on SmolLM2-135M-Instruct.
+#[derive(Args, Debug)]
+pub(crate) struct TrimArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// TOML file whose keys are these flags; flags win.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder for plan, results and report [default: pdtrim-out].
+    #[arg(long, short, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Calibration text [default: bundled prose].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibration: Option<PathBuf>,
+    /// Calibration windows [default: 8].
+    #[arg(long, value_name = "N")]
+    pub(crate) windows: Option<NonZeroUsize>,
+    /// Tokens in a window; three quarters are its prompt [default: 128].
+    #[arg(long, value_name = "N")]
+    pub(crate) window_tokens: Option<NonZeroUsize>,
+    /// Blocks to remove from prefill [default: 2].
+    #[arg(long, value_name = "N")]
+    pub(crate) prefill_count: Option<usize>,
+    /// Blocks to remove from decode, prefill's included [default: 4].
+    #[arg(long, value_name = "N")]
+    pub(crate) decode_count: Option<usize>,
+    /// How blocks are chosen [default: sleb].
+    #[arg(long, value_enum)]
+    pub(crate) strategy: Option<StrategyArg>,
+    /// Also let the first and the last block be removed.
+    #[arg(long)]
+    pub(crate) unprotected_ends: bool,
+    /// Let decode keep blocks that prefill removes: prefill then still computes their KV.
+    #[arg(long)]
+    pub(crate) independent: bool,
+    /// Which stage computes the first new token [default: prefill].
+    #[arg(long)]
+    pub(crate) boundary: Option<Boundary>,
+    /// Times fewer token positions that cross to decode; 1 sends all [default: 2].
+    #[arg(long, value_name = "X")]
+    pub(crate) kv_factor: Option<f64>,
+    /// How blocks for KV trimming are chosen [default: loss].
+    #[arg(long, value_enum)]
+    pub(crate) kv_selection: Option<KvSelectionArg>,
+    /// Tasks, separated by commas [default: those with bundled data].
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) tasks: Option<Vec<String>>,
+    /// Folder with the benchmarks' published files.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Only the first N items of each task.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<NonZeroUsize>,
+    /// Seed of everything that is drawn [default: 0].
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Start over: forget what an earlier run in the same folder measured.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print the results object instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StrategyArg {
+    /// Greedily by loss, measured after each removal.
+    Sleb,
+    /// At once, by redundancy.
+    Shortgpt,
+    /// At random: the control.
+    Random,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum KvSelectionArg {
+    /// By the attention that is left on what crosses.
+    Attention,
+    /// By loss, measured after each choice.
+    Loss,
+}
+
+impl KvSelectionArg {
+    pub(crate) fn selection(self) -> Selection {
+        match self {
+            Self::Attention => Selection::Attention,
+            Self::Loss => Selection::Loss,
+        }
+    }
+}
+
+/// The effective configuration of a run: defaults, overridden by the file, overridden by flags.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct TrimConfig {
+    pub(crate) model: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dtype: Option<DtypeArg>,
+    pub(crate) device: String,
+    pub(crate) offline: bool,
+    pub(crate) out: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) calibration: Option<PathBuf>,
+    pub(crate) windows: NonZeroUsize,
+    pub(crate) window_tokens: NonZeroUsize,
+    pub(crate) prefill_count: usize,
+    pub(crate) decode_count: usize,
+    pub(crate) strategy: StrategyArg,
+    pub(crate) unprotected_ends: bool,
+    pub(crate) independent: bool,
+    pub(crate) boundary: Boundary,
+    pub(crate) kv_factor: f64,
+    pub(crate) kv_selection: KvSelectionArg,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tasks: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) data: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) limit: Option<NonZeroUsize>,
+    pub(crate) seed: u64,
+}
+
+impl Default for TrimConfig {
+    fn default() -> Self {
+        let n = |n| NonZeroUsize::new(n).expect("written out below");
+        Self {
+            model: DEFAULT_MODEL.to_owned(),
+            dtype: None,
+            device: "cpu".to_owned(),
+            offline: false,
+            out: PathBuf::from("pdtrim-out"),
+            calibration: None,
+            windows: n(8),
+            window_tokens: n(128),
+            prefill_count: 2,
+            decode_count: 4,
+            strategy: StrategyArg::Sleb,
+            unprotected_ends: false,
+            independent: false,
+            boundary: Boundary::Prefill,
+            kv_factor: 2.0,
+            kv_selection: KvSelectionArg::Loss,
+            tasks: None,
+            data: None,
+            limit: None,
+            seed: 0,
+        }
+    }
+}
+
+impl TrimConfig {
+    /// Reads the file if one is named, then lets flags win.
+    pub(crate) fn resolve(args: TrimArgs) -> Result<Self> {
+        let mut config = match &args.config {
+            Some(path) => {
+                let text = pdtrim_core::read_text(path)?;
+                let parsed = toml::from_str(&text);
+                parsed.map_err(|source| pdtrim_core::Error::Toml {
+                    path: path.clone(),
+                    source: Box::new(source),
+                })?
+            }
+            None => Self::default(),
+        };
+        fn set<T>(field: &mut T, flag: Option<T>) {
+            if let Some(flag) = flag {
+                *field = flag;
+            }
+        }
+        set(&mut config.model, args.model.model);
+        set(&mut config.dtype, args.model.dtype.map(Some));
+        set(&mut config.device, args.model.device);
+        set(&mut config.out, args.out);
+        set(&mut config.calibration, args.calibration.map(Some));
+        set(&mut config.windows, args.windows);
+        set(&mut config.window_tokens, args.window_tokens);
+        set(&mut config.prefill_count, args.prefill_count);
+        set(&mut config.decode_count, args.decode_count);
+        set(&mut config.strategy, args.strategy);
+        set(&mut config.boundary, args.boundary);
+        set(&mut config.kv_factor, args.kv_factor);
+        set(&mut config.kv_selection, args.kv_selection);
+        set(&mut config.tasks, args.tasks.map(Some));
+        set(&mut config.data, args.data.map(Some));
+        set(&mut config.limit, args.limit.map(Some));
+        set(&mut config.seed, args.seed);
+        config.offline |= args.model.offline;
+        config.unprotected_ends |= args.unprotected_ends;
+        config.independent |= args.independent;
+        let factor = config.kv_factor;
+        ensure!(
+            factor >= 1.0 && factor.is_finite(),
+            "kv-factor must be a number of at least 1, found {factor}"
+        );
+        Ok(config)
+    }
+
+    pub(crate) fn kv_fill(&self) -> KvFill {
+        if self.independent {
+            KvFill::Project
+        } else {
+            KvFill::Nested
+        }
+    }
+
+    pub(crate) fn model_args(&self) -> ModelArgs {
+        ModelArgs {
+            model: Some(self.model.clone()),
+            dtype: self.dtype,
+            device: Some(self.device.clone()),
+            offline: self.offline,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn resolve(words: &[&str]) -> Result<TrimConfig> {
+        let cli = Cli::try_parse_from([&["pdtrim", "trim"], words].concat()).unwrap();
+        let Command::Trim(args) = cli.command else {
+            panic!("parsed as another command")
+        };
+        TrimConfig::resolve(*args)
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        std::fs::write(
+            &path,
+            "decode-count = 6\nwindows = 4\nkv-factor = 4.0\ntasks = [\"everyday\"]\n",
+        )
+        .unwrap();
+        let config = resolve(&[
+            "--config",
+            path.to_str().unwrap(),
+            "--windows",
+            "12",
+            "--independent",
+        ])
+        .unwrap();
+        assert_eq!(config.windows.get(), 12);
+        assert_eq!((config.decode_count, config.prefill_count), (6, 2));
+        assert_eq!(config.tasks.as_deref(), Some(&["everyday".to_owned()][..]));
+        assert_eq!(config.kv_fill(), KvFill::Project);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        std::fs::write(&path, "decode-cuont = 6\n").unwrap();
+        let error = format!(
+            "{:#}",
+            resolve(&["--config", path.to_str().unwrap()]).unwrap_err()
+        );
+        assert!(
+            error.contains("decode-cuont") && error.contains("run.toml"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_effective_configuration_is_a_valid_file() {
+        let config = resolve(&["--limit", "5", "--dtype", "bf16"]).unwrap();
+        assert_eq!(
+            toml::from_str::<TrimConfig>(&toml::to_string(&config).unwrap()).unwrap(),
+            config
+        );
+    }
+
+    #[test]
+    fn a_factor_below_one_is_refused() {
+        assert!(resolve(&["--kv-factor", "0.5"]).is_err());
+    }
+}

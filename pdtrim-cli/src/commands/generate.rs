@@ -1,0 +1,59 @@
+use anyhow::Result;
+use pdtrim_core::Bytes;
+use pdtrim_eval::Mode;
+use serde_json::json;
+
+use crate::args::GenerateArgs;
+use crate::output;
+use crate::progress::Progress;
+use crate::session::{Bound, Session};
+
+pub(crate) fn run(args: &GenerateArgs, progress: Progress) -> Result<()> {
+    let session = Session::open(&args.model, progress)?;
+    let bound = Bound::from_args(&args.plan, &session)?;
+    let model = bound.model(&session, Mode::PdKv, bound.boundary)?;
+    let prompt = session.tokenizer.encode_prompt(&args.prompt)?;
+    let stop = &session.model.config().eos_token_ids;
+    if args.json {
+        let kv_bytes = model.prefill(&[&prompt])?.kv_bytes();
+        let tokens = model.generate_greedy(&prompt, args.max_new_tokens, stop, |_| {})?;
+        let text = session.tokenizer.decode(&tokens)?;
+        return output::json(&json!({
+            "prompt_tokens": prompt.len(),
+            "tokens": tokens,
+            "text": text,
+            "kv_bytes": kv_bytes,
+        }));
+    }
+    output::part(&args.prompt)?;
+    // A token may end inside a character, so the text is decoded anew and its new part written.
+    let (mut tokens, mut written) = (Vec::new(), 0);
+    let mut failed = None;
+    model.generate_greedy(&prompt, args.max_new_tokens, stop, |token| {
+        tokens.push(token);
+        if failed.is_none() {
+            failed = write_new(&session, &tokens, &mut written).err();
+        }
+    })?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    output::result("")?;
+    let kv_bytes = model.prefill(&[&prompt])?.kv_bytes();
+    let prompt = prompt.len();
+    progress.say(&format!(
+        "{prompt} prompt tokens, {} of KV sent to decode, {} new tokens",
+        Bytes(kv_bytes.0),
+        tokens.len()
+    ));
+    Ok(())
+}
+
+fn write_new(session: &Session, tokens: &[u32], written: &mut usize) -> Result<()> {
+    let text = session.tokenizer.decode(tokens)?;
+    if let Some(new) = text.get(*written..).filter(|_| !text.ends_with('\u{fffd}')) {
+        output::part(new)?;
+        *written = text.len();
+    }
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! One file for each subcommand; glue over the library crates.
+
+mod eval;
+mod export;
+mod generate;
+mod inspect;
+mod logprobs;
+
+pub(crate) use eval::{boundaries, default_tasks, hex, load_task, session_info};
+
+use anyhow::Result;
+use clap::CommandFactory;
+
+use crate::args::{Cli, Command, PullArgs};
+use crate::progress::Progress;
+use crate::{output, session, trim};
+
+pub(crate) fn run(cli: Cli) -> Result<()> {
+    let progress = Progress::new(cli.quiet);
+    match cli.command {
+        Command::Trim(args) => trim::run(*args, progress),
+        Command::Eval(args) => eval::run(&args, progress),
+        Command::Generate(args) => generate::run(&args, progress),
+        Command::Logprobs(args) => logprobs::run(&args, progress),
+        Command::Inspect(args) => inspect::run(&args, progress),
+        Command::Export(args) => export::run(&args, progress),
+        Command::Pull(args) => pull(&args, progress),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "pdtrim", &mut script);
+            output::result(&String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+fn pull(args: &PullArgs, progress: Progress) -> Result<()> {
+    let path = session::fetch(&args.model, args.offline, progress)?;
+    output::result(&path.display().to_string())
+}

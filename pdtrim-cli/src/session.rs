@@ -1,0 +1,216 @@
+//! What every command needs first: the model, its tokenizer, and what the plan makes of it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use burn::tensor::DType;
+use pdtrim_core::checkpoint::Checkpoint;
+use pdtrim_core::checkpoint::source::{ModelSource, PullEvent, SourceSettings};
+use pdtrim_core::device::DeviceSpec;
+use pdtrim_core::model::Llama;
+use pdtrim_core::pipeline::PdModel;
+use pdtrim_core::{
+    BlockList, BlockSet, Boundary, Bytes, KvFill, KvPlan, PerStage, Plan, TokenSpan, Tokenizer,
+};
+use pdtrim_eval::Mode;
+use pdtrim_kv::FirstLast;
+
+use crate::args::{DEFAULT_MODEL, ModelArgs, PlanArgs};
+use crate::progress::Progress;
+
+/// A loaded model.
+pub(crate) struct Session {
+    pub(crate) name: String,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) model: Llama,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) device: DeviceSpec,
+    pub(crate) dtype: DType,
+}
+
+impl Session {
+    pub(crate) fn open(args: &ModelArgs, progress: Progress) -> Result<Self> {
+        let name = args
+            .model
+            .clone()
+            .unwrap_or_else(|| DEFAULT_MODEL.to_owned());
+        // Before anything is fetched: a device that is not there should not cost a download.
+        let device: DeviceSpec = args.device.as_deref().unwrap_or("cpu").parse()?;
+        let place = device.open()?;
+        let dtype = args
+            .dtype
+            .map_or_else(|| device.default_dtype(), |dtype| dtype.dtype());
+        let path = fetch(&name, args.offline, progress)?;
+        let checkpoint = Checkpoint::open(&path)?;
+        let tokenizer = checkpoint.tokenizer()?;
+        let model = checkpoint.load(dtype, &place)?;
+        Ok(Self {
+            name,
+            checkpoint,
+            model,
+            tokenizer,
+            device,
+            dtype,
+        })
+    }
+
+    pub(crate) fn depth(&self) -> usize {
+        self.model.config().n_blocks
+    }
+}
+
+/// The file or folder behind a model's name, fetched if it is not on this machine yet.
+pub(crate) fn fetch(name: &str, offline: bool, progress: Progress) -> Result<PathBuf> {
+    let settings = SourceSettings::from_env().with_offline(offline);
+    let source = ModelSource::parse(name)?;
+    let mut bar = None;
+    Ok(source.fetch(&settings, &mut |event| match event {
+        PullEvent::Cached { .. } => {}
+        PullEvent::Size { origin, bytes } => {
+            progress.say(&format!("{name}: {} from {origin}", Bytes(bytes)))
+        }
+        PullEvent::Trying { origin } => progress.say(&format!("{name}: trying {origin}")),
+        PullEvent::Failed { origin, reason } => {
+            progress.say(&format!("{name}: not from {origin}: {reason}"))
+        }
+        PullEvent::Served { origin, path } => progress.say(&format!(
+            "{name}: served by {origin}, now {}",
+            path.display()
+        )),
+        PullEvent::Waiting { path } => progress.say(&format!(
+            "{name}: another process is fetching it ({})",
+            path.display()
+        )),
+        PullEvent::Progress { bytes, total_bytes } => {
+            let step = bar.get_or_insert_with(|| {
+                progress.step(&format!("{name}: bytes"), total_bytes as usize)
+            });
+            step.set_done(bytes as usize);
+        }
+        _ => {}
+    })?)
+}
+
+/// A plan bound to a model: checked, and ready to run in any mode.
+pub(crate) struct Bound {
+    removed: PerStage<BlockSet>,
+    kv_fill: KvFill,
+    transfer: FirstLast,
+    send_all: FirstLast,
+    pub(crate) boundary: Boundary,
+    pub(crate) plan: Option<(PathBuf, Plan)>,
+}
+
+impl Bound {
+    /// The plan that the arguments name or spell out; nothing removed if they do neither.
+    pub(crate) fn from_args(args: &PlanArgs, session: &Session) -> Result<Self> {
+        let depth = session.depth();
+        if let Some(path) = &args.plan {
+            let plan = read_plan(path, session)?;
+            let boundary = args.boundary.unwrap_or_else(|| plan.boundary());
+            let mut bound = Self::new(
+                plan.removed().clone(),
+                plan.kv_fill(),
+                plan.kv().clone(),
+                boundary,
+            );
+            bound.plan = Some((path.clone(), plan));
+            return Ok(bound);
+        }
+        let set = |list: &Option<BlockList>| {
+            list.as_ref()
+                .map_or(Ok(BlockSet::empty(depth)), |list| list.to_set(depth))
+        };
+        let removed = PerStage {
+            prefill: set(&args.prefill_remove)?,
+            decode: set(&args.decode_remove)?,
+        };
+        pdtrim_core::plan::check_removed(&removed, KvFill::Nested)?;
+        let span = TokenSpan {
+            first: args.kv_first.unwrap_or(0),
+            last: args.kv_last.unwrap_or(0),
+        };
+        let kv = KvPlan::uniform(&set(&args.kv_blocks)?, span);
+        Ok(Self::new(
+            removed,
+            KvFill::Nested,
+            kv,
+            args.boundary.unwrap_or_default(),
+        ))
+    }
+
+    pub(crate) fn new(
+        removed: PerStage<BlockSet>,
+        kv_fill: KvFill,
+        kv: KvPlan,
+        boundary: Boundary,
+    ) -> Self {
+        let send_all = FirstLast::new(KvPlan::send_all(kv.depth()));
+        Self {
+            removed,
+            kv_fill,
+            transfer: FirstLast::new(kv),
+            send_all,
+            boundary,
+            plan: None,
+        }
+    }
+
+    /// Whether the plan leaves the model as it is.
+    pub(crate) fn is_dense(&self) -> bool {
+        self.removed.is_dense() && self.transfer.plan().sends_all()
+    }
+
+    /// What `mode` makes of the plan, in words: two modes that do the same have the same.
+    pub(crate) fn in_force(&self, mode: Mode) -> String {
+        let removed = self.removed(mode);
+        let kv = if mode == Mode::PdKv {
+            self.transfer.plan().to_groups()
+        } else {
+            Vec::new()
+        };
+        format!(
+            "P {} D {} {:?} {kv:?}",
+            removed.prefill, removed.decode, self.kv_fill
+        )
+    }
+
+    fn removed(&self, mode: Mode) -> PerStage<BlockSet> {
+        match mode {
+            Mode::Dense => PerStage::dense(self.removed.decode.depth()),
+            // One machine runs both stages on one set of weights: decode's.
+            Mode::Unified => PerStage::both(self.removed.decode.clone()),
+            Mode::Pd | Mode::PdKv => self.removed.clone(),
+        }
+    }
+
+    /// The model with so much of the plan in force.
+    pub(crate) fn model<'a>(
+        &'a self,
+        session: &'a Session,
+        mode: Mode,
+        boundary: Boundary,
+    ) -> Result<PdModel<'a>> {
+        let transfer = if mode == Mode::PdKv {
+            &self.transfer
+        } else {
+            &self.send_all
+        };
+        let removed = self.removed(mode);
+        Ok(PdModel::new(
+            &session.model,
+            removed,
+            self.kv_fill,
+            boundary,
+            transfer,
+        )?)
+    }
+}
+
+fn read_plan(path: &Path, session: &Session) -> Result<Plan> {
+    let plan =
+        Plan::read(path).with_context(|| format!("cannot use the plan {}", path.display()))?;
+    let check = plan.check_model(&session.name, &session.checkpoint.hash()?);
+    check.with_context(|| format!("cannot use the plan {}", path.display()))?;
+    Ok(plan)
+}

@@ -1,0 +1,69 @@
+//! The KV plan.
+
+use anyhow::Result;
+use pdtrim_core::journal::Journal;
+use pdtrim_core::objective::CalibrationLoss;
+use pdtrim_core::{BlockSet, PerStage};
+use pdtrim_kv::{KvChoice, KvSearch, PositionTarget, search};
+
+use super::Run;
+use crate::args::{KvSelectionArg, TrimConfig};
+
+/// Name of the way in which blocks are chosen, as plans have it.
+pub(super) fn method(config: &TrimConfig) -> &'static str {
+    match config.kv_selection {
+        KvSelectionArg::Attention => "attention",
+        KvSelectionArg::Loss => "loss",
+    }
+}
+
+/// The KV plan for the factor asked for over the scored prompts; `None` if all KV is to be sent.
+pub(super) fn run(
+    run: &Run,
+    loss: &CalibrationLoss<'_>,
+    removed: &PerStage<BlockSet>,
+    lengths: &[usize],
+) -> Result<Option<KvChoice>> {
+    let config = &run.config;
+    if config.kv_factor <= 1.0 {
+        return Ok(None);
+    }
+    let target = PositionTarget::new(config.kv_factor, lengths.to_vec())?;
+    let fingerprint = format!(
+        "{} P {} D {}",
+        run.fingerprint()?,
+        removed.prefill,
+        removed.decode
+    );
+    let (journal, known) = Journal::resume(&run.folder.journal("kv"), &fingerprint)?;
+    if !known.is_empty() {
+        run.progress.say(&format!(
+            "reusing {} KV evaluations of an earlier run",
+            known.len()
+        ));
+    }
+    let selection = config.kv_selection.selection();
+    let problem = KvSearch {
+        loss,
+        removed,
+        target: &target,
+        selection,
+    };
+    let step = run
+        .progress
+        .step("search KV plan", problem.planned_evaluations());
+    let choice = search(&problem, Some((journal, known)), &mut |_| step.advance())?;
+    drop(step);
+    let sent = choice.sent_share * 100.0;
+    let blocks = choice.plan.blocks();
+    let span = choice
+        .plan
+        .to_groups()
+        .first()
+        .map_or((0, 0), |group| (group.first, group.last));
+    run.progress.say(&format!(
+        "search KV plan: first {} and last {} of blocks {blocks}; {sent:.1} % of positions sent",
+        span.0, span.1
+    ));
+    Ok(Some(choice))
+}

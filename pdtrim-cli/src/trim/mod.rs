@@ -1,0 +1,227 @@
+//! The main job: search, KV plan, scores, plan file and report. Each part that is finished is kept in
+//! the run's folder, so that the same command goes on where a kill stopped it and reuses the rest.
+
+mod folder;
+mod kv;
+mod report;
+mod score;
+mod search;
+
+use anyhow::{Context, Result};
+use pdtrim_core::objective::{Calibration, CalibrationLoss, Placement, Redundancy, Rows};
+use pdtrim_core::plan::{PLAN_VERSION, PlanCalibration, PlanFile, PlanModel, Repair};
+use pdtrim_core::{KvPlan, PerStage, Plan};
+use pdtrim_eval::{Dataset, EvalReport, Prepared, Task};
+use sha2::{Digest, Sha256};
+
+use crate::args::{TrimArgs, TrimConfig};
+use crate::commands::{default_tasks, hex, load_task};
+use crate::output;
+use crate::progress::Progress;
+use crate::session::{Bound, Session};
+use folder::RunFolder;
+
+/// Prose that we wrote for this, so that the default run needs no data from outside.
+const BUNDLED_PROSE: &str = include_str!("../../../datasets/calibration/prose.txt");
+
+pub(crate) fn run(args: TrimArgs, progress: Progress) -> Result<()> {
+    let (force, json) = (args.force, args.json);
+    let config = TrimConfig::resolve(args)?;
+    let trimmed = Run::prepare(config, force, progress)?.finish()?;
+    if json {
+        return output::json(&trimmed.scores.to_json());
+    }
+    output::result(&trimmed.scores.table())?;
+    output::result(&trimmed.summary)
+}
+
+/// Everything that is known before anything is measured.
+struct Run {
+    config: TrimConfig,
+    progress: Progress,
+    folder: RunFolder,
+    session: Session,
+    tasks: Vec<(Task, Dataset)>,
+    calibration: Calibration,
+    about_calibration: PlanCalibration,
+}
+
+/// What the run measured and chose.
+struct Measured {
+    redundancy: Redundancy,
+    search: search::Found,
+    kv: Option<pdtrim_kv::KvChoice>,
+    scores: EvalReport,
+    plan: Plan,
+    /// Prefilled positions of each scored prompt.
+    prompt_lengths: Vec<usize>,
+}
+
+/// What the run says at its end.
+struct Trimmed {
+    scores: EvalReport,
+    summary: String,
+}
+
+impl Run {
+    /// Reads and checks every input: what is wrong with one of them is said before the first hour of work.
+    fn prepare(config: TrimConfig, force: bool, progress: Progress) -> Result<Self> {
+        let names = config.tasks.clone().unwrap_or_else(default_tasks);
+        let load = |name: &String| load_task(name, config.data.as_deref());
+        let tasks = names.iter().map(load).collect::<Result<Vec<_>>>()?;
+        let (source, text) = calibration_text(&config)?;
+        let folder = RunFolder::open(&config.out, force)?;
+        let session = Session::open(&config.model_args(), progress)?;
+        let tokens = session.tokenizer.encode(&text)?;
+        let (windows, window_tokens) = (config.windows.get(), config.window_tokens.get());
+        let calibration =
+            Calibration::from_tokens(&source, &tokens, windows, window_tokens, Placement::Spread)?;
+        let about_calibration = PlanCalibration {
+            source,
+            hash: format!("sha256:{}", hex(&Sha256::digest(text.as_bytes()))),
+            windows,
+            window_tokens,
+            prompt_tokens: calibration.prompt_tokens(),
+        };
+        Ok(Self {
+            config,
+            progress,
+            folder,
+            session,
+            tasks,
+            calibration,
+            about_calibration,
+        })
+    }
+
+    fn finish(self) -> Result<Trimmed> {
+        let measured = self.measure()?;
+        let out = &self.config.out;
+        measured.plan.write(&out.join("plan.toml"))?;
+        let results = serde_json::to_string_pretty(&measured.scores.to_json())?;
+        pdtrim_core::write_atomically(
+            &out.join("results.json"),
+            format!("{results}\n").as_bytes(),
+        )?;
+        let mut csv = Vec::new();
+        measured.scores.write_csv(&mut csv)?;
+        pdtrim_core::write_atomically(&out.join("results.csv"), &csv)?;
+        let page = report::page(&self, &measured).render();
+        pdtrim_core::write_atomically(&out.join("report.html"), page.as_bytes())?;
+        let summary = report::summary(&self, &measured);
+        Ok(Trimmed {
+            scores: measured.scores,
+            summary,
+        })
+    }
+
+    fn measure(&self) -> Result<Measured> {
+        let config = &self.config;
+        let loss = CalibrationLoss::new(
+            &self.session.model,
+            &self.calibration,
+            Rows::Continuation,
+            config.boundary,
+        );
+        let redundancy = loss.redundancy()?;
+        let search = search::run(self, &loss, &redundancy)?;
+        let removed = &search.removed;
+
+        let dense = Bound::new(
+            PerStage::dense(self.session.depth()),
+            config.kv_fill(),
+            self.send_all(),
+            config.boundary,
+        );
+        let prepared = score::prepare(self, &dense)?;
+        let prompt_lengths = score::prompt_lengths(&prepared, config.boundary);
+        let kv = kv::run(self, &loss, removed, &prompt_lengths)?;
+        let kv_plan = kv
+            .as_ref()
+            .map_or_else(|| self.send_all(), |choice| choice.plan.clone());
+
+        let bound = Bound::new(removed.clone(), config.kv_fill(), kv_plan, config.boundary);
+        let scores = score::run(self, &bound, &prepared)?;
+        let plan = self.plan(&search, kv.as_ref(), &scores)?;
+        Ok(Measured {
+            redundancy,
+            search,
+            kv,
+            scores,
+            plan,
+            prompt_lengths,
+        })
+    }
+
+    fn send_all(&self) -> KvPlan {
+        KvPlan::send_all(self.session.depth())
+    }
+
+    fn plan(
+        &self,
+        search: &search::Found,
+        kv: Option<&pdtrim_kv::KvChoice>,
+        scores: &EvalReport,
+    ) -> Result<Plan> {
+        let config = &self.config;
+        let indices = PerStage {
+            prefill: search.removed.prefill.to_indices(),
+            decode: search.removed.decode.to_indices(),
+        };
+        let file = PlanFile {
+            version: PLAN_VERSION,
+            method: search.method.to_owned(),
+            seed: config.seed,
+            boundary: config.boundary,
+            kv_fill: config.kv_fill(),
+            repair: Repair::None,
+            kv_method: kv
+                .map(|_| kv::method(config).to_owned())
+                .unwrap_or_default(),
+            model: PlanModel {
+                name: self.session.name.clone(),
+                hash: self.session.checkpoint.hash()?,
+                blocks: self.session.depth(),
+            },
+            removed: indices,
+            calibration: Some(self.about_calibration.clone()),
+            kv: kv.map(|choice| choice.plan.to_groups()).unwrap_or_default(),
+            scores: score::plan_scores(config.boundary, search, kv, scores),
+        };
+        Plan::new(file).context("the search made a plan that is not valid; this is a bug")
+    }
+
+    /// What every measurement of this run depends on.
+    fn fingerprint(&self) -> Result<String> {
+        let about = serde_json::json!({
+            "pdtrim": env!("CARGO_PKG_VERSION"),
+            "model": self.session.checkpoint.hash()?,
+            "dtype": format!("{:?}", self.session.dtype),
+            "device": self.session.device.to_string(),
+            "calibration": self.about_calibration,
+            "boundary": self.config.boundary,
+        });
+        Ok(hex(&Sha256::digest(about.to_string().as_bytes())))
+    }
+}
+
+/// The calibration text and what to call it.
+fn calibration_text(config: &TrimConfig) -> Result<(String, String)> {
+    let Some(path) = &config.calibration else {
+        return Ok(("bundled prose".to_owned(), BUNDLED_PROSE.to_owned()));
+    };
+    let text = pdtrim_core::read_text(path)?;
+    if text.trim().is_empty() {
+        return Err(pdtrim_core::Error::EmptyFile { path: path.clone() }.into());
+    }
+    // Not the whole path: a plan should read the same on another machine.
+    let name = path.file_name().map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    );
+    Ok((name, text))
+}
+
+fn prepared_name(prepared: &Prepared) -> &str {
+    prepared.task().name()
+}

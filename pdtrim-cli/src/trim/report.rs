@@ -1,0 +1,370 @@
+//! The report page and the closing lines.
+
+use pdtrim_core::{BlockId, BlockSet, Bytes};
+use pdtrim_eval::page::{
+    Axis, Bar, BarChart, BarSeries, Cell, Column, Item, LineChart, LineSeries, LineStyle, Page,
+    Reference, Section, Table, Unit,
+};
+use pdtrim_eval::{MetricName, Mode, ReportRow};
+use pdtrim_search::Evaluation;
+
+use super::{Measured, Run};
+
+pub(super) fn page(run: &Run, measured: &Measured) -> Page {
+    Page {
+        title: format!("{}, trimmed for disaggregation", run.session.name),
+        subtitle: subtitle(run, measured),
+        sections: vec![
+            summary_section(run, measured),
+            scores_section(measured),
+            blocks_section(measured),
+            search_section(measured),
+            traffic_section(run, measured),
+            plan_section(measured),
+        ],
+    }
+}
+
+/// What was chosen and where it lies, in a few lines.
+pub(super) fn summary(run: &Run, measured: &Measured) -> String {
+    let search = &measured.search;
+    let mut lines = vec![
+        format!(
+            "prefill without blocks {}; decode without blocks {}",
+            search.removed.prefill, search.removed.decode
+        ),
+        format!(
+            "mean NLL on the calibration windows: dense {:.3}, pd {:.3}",
+            search.cost_dense, search.cost
+        ),
+    ];
+    if let Some(kv) = &measured.kv {
+        lines[1] += &format!(", pd+kv {:.3}", kv.cost);
+        lines.push(format!(
+            "{}: {:.1} % of the prompt positions cross",
+            kv_text(measured),
+            kv.sent_share * 100.0
+        ));
+    }
+    let out = run.config.out.display();
+    lines.push(format!(
+        "{out}: plan.toml, results.json, results.csv, report.html"
+    ));
+    lines.join("\n")
+}
+
+fn subtitle(run: &Run, measured: &Measured) -> String {
+    let removed = &measured.search.removed;
+    let (p, d) = (removed.prefill.len(), removed.decode.len());
+    let blocks = run.session.depth();
+    format!(
+        "{p} of {blocks} blocks out of prefill, {d} out of decode; {}",
+        kv_text(measured)
+    )
+}
+
+fn kv_text(measured: &Measured) -> String {
+    let groups = measured.plan.kv().to_groups();
+    match groups.first() {
+        Some(group) => {
+            let (first, last, blocks) = (group.first, group.last, group.blocks.len());
+            format!("first {first} and last {last} prompt positions in {blocks} blocks")
+        }
+        None => "all KV sent".to_owned(),
+    }
+}
+
+fn summary_section(run: &Run, measured: &Measured) -> Section {
+    let config = &run.config;
+    let calibration = &run.about_calibration;
+    let facts = [
+        ("Model", run.session.name.clone()),
+        ("Model hash", measured.plan.file().model.hash.clone()),
+        (
+            "Run in",
+            format!("{:?} on {}", run.session.dtype, run.session.device).to_lowercase(),
+        ),
+        (
+            "Strategy",
+            format!("{}, seed {}", measured.search.method, config.seed),
+        ),
+        (
+            "Calibration",
+            format!(
+                "{} windows of {} tokens ({} of them prompt), {}",
+                calibration.windows,
+                calibration.window_tokens,
+                calibration.prompt_tokens,
+                calibration.source
+            ),
+        ),
+        ("Boundary", config.boundary.to_string()),
+        (
+            "Prefill without",
+            measured.search.removed.prefill.to_string(),
+        ),
+        ("Decode without", measured.search.removed.decode.to_string()),
+        ("KV", kv_text(measured)),
+    ];
+    let facts = facts.map(|(name, value)| (name.to_owned(), value)).to_vec();
+    let text = "Prefill and decode run on different machines, so each may lose its own blocks, and only a part of the KV cache has to cross between them. After arXiv:2509.04467.";
+    Section::new("Summary", text)
+        .with(Item::Facts(facts))
+        .with(Item::Table(score_table(measured)))
+}
+
+fn score_table(measured: &Measured) -> Table {
+    let columns = [
+        Column::text("task"),
+        Column::text("mode"),
+        Column::text("boundary"),
+        Column::number("acc"),
+        Column::number("acc_norm"),
+        Column::number("token perplexity"),
+        Column::number("KV per item"),
+        Column::number("items trimmed"),
+    ];
+    let mut table = Table::new("Scores with one standard error.", columns);
+    for row in &measured.scores.rows {
+        let summary = &row.result.summary;
+        let share = |name| {
+            let metric = summary.metric(name)?;
+            let error = metric
+                .stderr
+                .map_or_else(String::new, |error| format!(" ± {:.1}", error * 100.0));
+            Some(Cell::from(format!("{:.1}{error} %", metric.value * 100.0)))
+        };
+        let perplexity = summary
+            .metric(MetricName::TokenPerplexity)
+            .map(|metric| Cell::from(format!("{:.2}", metric.value)));
+        table.rows.push(vec![
+            summary.task.as_str().into(),
+            row.mode.to_string().into(),
+            row.boundary.map(|boundary| boundary.to_string()).into(),
+            share(MetricName::Acc).unwrap_or(Cell::MISSING),
+            share(MetricName::AccNorm).unwrap_or(Cell::MISSING),
+            perplexity.unwrap_or(Cell::MISSING),
+            Bytes(summary.kv.bytes_per_item as u64).to_string().into(),
+            format!("{:.0} %", summary.kv.trimmed_share * 100.0).into(),
+        ]);
+    }
+    table
+}
+
+fn scores_section(measured: &Measured) -> Section {
+    let text = "Context by prefill, answer by decode, on the KV that the plan lets through. Unified is one machine that runs both stages without decode's blocks. One-token answers come from the boundary's stage alone, so such tasks are measured with both boundaries; the bars show the boundary decode where it was measured.";
+    let mut section = Section::new("Scores by mode", text);
+    let charts = [
+        (
+            MetricName::Acc,
+            "Accuracy",
+            Unit::Percent,
+            "Higher is better; one standard error.",
+        ),
+        (
+            MetricName::TokenPerplexity,
+            "Token perplexity",
+            Unit::None,
+            "Lower is better.",
+        ),
+    ];
+    for (metric, label, unit, description) in charts {
+        let tasks: Vec<&str> = measured
+            .scores
+            .tasks()
+            .into_iter()
+            .filter(|task| row(measured, task, Mode::Dense, metric).is_some())
+            .collect();
+        if tasks.is_empty() {
+            continue;
+        }
+        let bar = |task: &&str, mode| match row(measured, task, mode, metric)
+            .and_then(|row| row.result.summary.metric(metric))
+        {
+            Some(found) => Bar {
+                value: Some(found.value),
+                error: found.stderr,
+                marked: false,
+            },
+            None => Bar::default(),
+        };
+        let series = Mode::ALL.map(|mode| BarSeries {
+            name: mode.to_string(),
+            bars: tasks.iter().map(|task| bar(task, mode)).collect(),
+        });
+        section = section.with(Item::Bars(BarChart {
+            title: label.to_owned(),
+            description: description.to_owned(),
+            group_label: "Task".to_owned(),
+            groups: tasks.iter().map(|&task| task.to_owned()).collect(),
+            axis: Axis::new(label).with_unit(unit),
+            series: series.to_vec(),
+            ..BarChart::default()
+        }));
+    }
+    section
+}
+
+/// The row of a task and mode that has the metric, with the boundary `decode` where there are two.
+fn row<'a>(
+    measured: &'a Measured,
+    task: &str,
+    mode: Mode,
+    metric: MetricName,
+) -> Option<&'a ReportRow> {
+    let rows = measured.scores.rows.iter();
+    let rows = rows.filter(|row| {
+        row.mode == mode
+            && row.result.summary.task == task
+            && row.result.summary.metric(metric).is_some()
+    });
+    rows.max_by_key(|row| row.boundary)
+}
+
+fn blocks_section(measured: &Measured) -> Section {
+    let removed = &measured.search.removed;
+    let depth = removed.prefill.depth();
+    let influence = |redundancy: &[f64], set: &BlockSet| -> Vec<Bar> {
+        let bars = redundancy.iter().enumerate();
+        bars.map(|(block, value)| Bar {
+            value: Some(1.0 - value),
+            error: None,
+            marked: set.contains(BlockId::new(block)),
+        })
+        .collect()
+    };
+    let stages = &measured.redundancy.0;
+    let series = vec![
+        BarSeries {
+            name: "prefill".to_owned(),
+            bars: influence(&stages.prefill, &removed.prefill),
+        },
+        BarSeries {
+            name: "decode".to_owned(),
+            bars: influence(&stages.decode, &removed.decode),
+        },
+    ];
+    let values = series
+        .iter()
+        .flat_map(|series| series.bars.iter().filter_map(|bar| bar.value))
+        .collect::<Vec<_>>();
+    let chart = BarChart {
+        title: "Influence of each block".to_owned(),
+        description: "1 - mean cosine of a block's input and output over the stage's tokens; a short bar is a block that changes little.".to_owned(),
+        group_label: "Block".to_owned(),
+        groups: (0..depth).map(|block| block.to_string()).collect(),
+        axis: Axis::new("Block influence").with_outliers_cut(values),
+        mark: Some("removed by the plan".to_owned()),
+        series,
+        ..BarChart::default()
+    };
+    Section::new("Blocks", "").with(Item::Bars(chart))
+}
+
+fn search_section(measured: &Measured) -> Section {
+    let trace = &measured.search.trace;
+    let count = |evaluation: &Evaluation| {
+        evaluation.removed.prefill.len() + evaluation.removed.decode.len()
+    };
+    let points: Vec<(f64, f64)> = trace
+        .iter()
+        .enumerate()
+        .map(|(n, evaluation)| ((n + 1) as f64, evaluation.cost))
+        .collect();
+    // The best so far of each step: a step is a number of removed blocks.
+    let mut best = Vec::new();
+    let mut so_far = (0, f64::INFINITY);
+    for (evaluation, (n, cost)) in trace.iter().zip(&points) {
+        so_far = if count(evaluation) == so_far.0 {
+            (so_far.0, so_far.1.min(*cost))
+        } else {
+            (count(evaluation), *cost)
+        };
+        best.push((*n, so_far.1));
+    }
+    let values: Vec<f64> = points.iter().map(|point| point.1).collect();
+    let chart = LineChart {
+        title: "Search progress".to_owned(),
+        description: "Mean negative log-likelihood of the continuations for every set of blocks that was tried, in the order of trying, and the best of each step.".to_owned(),
+        x: Axis::new("Evaluation"),
+        y: Axis::new("Mean NLL").with_unit_name("nats").with_outliers_cut(values),
+        series: vec![
+            LineSeries::new("tried", points).with_style(LineStyle::Points),
+            LineSeries::new("best of its step", best).with_style(LineStyle::Step),
+        ],
+        references: vec![Reference { label: format!("dense {:.3}", measured.search.cost_dense), value: measured.search.cost_dense }],
+        ..LineChart::default()
+    };
+    let text = format!(
+        "{} evaluations. Prefill alone costs {:.3} nats a token (dense {:.3}), both stages {:.3}.",
+        trace.len(),
+        measured.search.cost_prefill,
+        measured.search.cost_dense,
+        measured.search.cost
+    );
+    Section::new("Search", text).with(Item::Lines(chart))
+}
+
+fn traffic_section(run: &Run, measured: &Measured) -> Section {
+    let lengths = &measured.prompt_lengths;
+    let config = run.session.model.config();
+    let per_position = (2 * config.kv_size() * run.session.dtype.size()) as f64;
+    let mean = |positions: usize| per_position * positions as f64 / lengths.len().max(1) as f64;
+    let (decode, kv) = (&measured.search.removed.decode, measured.plan.kv());
+    let dense = mean(lengths.iter().sum());
+    let sent = |block: usize| {
+        let id = BlockId::new(block);
+        let gone = decode.contains(id);
+        let positions = if gone {
+            0
+        } else {
+            lengths
+                .iter()
+                .map(|&length| kv.positions_sent(id, length))
+                .sum()
+        };
+        Bar {
+            value: Some(mean(positions)),
+            error: None,
+            marked: gone,
+        }
+    };
+    let depth = run.session.depth();
+    let bars: Vec<Bar> = (0..depth).map(sent).collect();
+    let total: f64 = bars.iter().filter_map(|bar| bar.value).sum();
+    let without_trim = dense * (depth - decode.len()) as f64;
+    let text = format!(
+        "An average scored prompt has {} of KV in the dense model. Without decode's removed blocks {} are left; after the first/last choice {} cross, {:.2} times fewer than dense. The table above has what was counted from the tensors.",
+        Bytes((dense * depth as f64) as u64),
+        Bytes(without_trim as u64),
+        Bytes(total as u64),
+        dense * depth as f64 / total
+    );
+    let chart = BarChart {
+        title: "KV bytes per block and prompt".to_owned(),
+        description:
+            "Mean over the scored prompts: what the dense model would send and what the plan sends."
+                .to_owned(),
+        group_label: "Block".to_owned(),
+        groups: (0..depth).map(|block| block.to_string()).collect(),
+        axis: Axis::new("Bytes per prompt").with_unit(Unit::Bytes),
+        mark: Some("removed from decode".to_owned()),
+        series: vec![
+            BarSeries::new("dense", vec![dense; depth]),
+            BarSeries {
+                name: "sent".to_owned(),
+                bars,
+            },
+        ],
+        ..BarChart::default()
+    };
+    let note = "What is dropped is the middle of the prompt. Tasks with short prompts hardly notice; a question about a detail in the middle of a long one may.";
+    Section::new("KV traffic", text)
+        .with(Item::Bars(chart))
+        .with(Item::Note(note.to_owned()))
+}
+
+fn plan_section(measured: &Measured) -> Section {
+    let text = "The same file as plan.toml beside this page. `pdtrim eval`, `generate`, `logprobs` and `export` take it.";
+    Section::new("Plan", text).with(Item::Code(measured.plan.to_toml()))
+}

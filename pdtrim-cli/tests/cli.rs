@@ -1,0 +1,453 @@
+//! The binary as a user runs it, on a small seeded checkpoint.
+
+#[path = "../../pdtrim-core/tests/support/tiny_checkpoint.rs"]
+mod tiny_checkpoint;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use pdtrim_core::testing::TinyModel;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder with a model, and room for more.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        tiny_checkpoint::write_folder(&folder.path().join("model"), &TinyModel::default().build());
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        fs::write(self.path(name), bytes).unwrap();
+        self.path(name)
+    }
+
+    fn pdtrim(&self, words: &[&str]) -> Command {
+        let mut command = Command::cargo_bin("pdtrim").unwrap();
+        command.current_dir(self.folder.path()).args(words);
+        command
+    }
+
+    fn trim(&self, more: &[&str]) -> Command {
+        let words = [
+            "trim",
+            "--model",
+            "model",
+            "--tasks",
+            "everyday,heldout",
+            "--limit",
+            "4",
+            "--windows",
+            "2",
+            "--window-tokens",
+            "32",
+            "--prefill-count",
+            "1",
+            "--decode-count",
+            "2",
+            "--out",
+            "out",
+        ];
+        self.pdtrim(&[&words, more].concat())
+    }
+
+    /// Standard output of a run that succeeds.
+    fn stdout(&self, words: &[&str]) -> String {
+        let output = self.pdtrim(words).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        serde_json::from_str(&self.stdout(words)).unwrap()
+    }
+
+    /// Standard error of a run that fails with exit code 1.
+    fn failure(&self, words: &[&str]) -> String {
+        let output = self.pdtrim(words).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(
+            error.lines().any(|line| line.starts_with("error: ")),
+            "{error}"
+        );
+        assert!(!error.contains("panicked"), "{error}");
+        error
+    }
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+fn said(command: &mut Command) -> (String, String) {
+    let output = command.output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{error}");
+    (String::from_utf8(output.stdout).unwrap(), error)
+}
+
+#[test]
+fn trim_writes_its_files_and_a_second_run_reuses_them() {
+    let place = Place::new();
+    let (table, _) = said(&mut place.trim(&[]));
+    for word in ["everyday", "heldout", "dense", "unified", "pd+kv"] {
+        assert!(table.contains(word), "{table}");
+    }
+    let out = place.path("out");
+    let plan = read(&out.join("plan.toml"));
+    let results: Value = serde_json::from_str(&read(&out.join("results.json"))).unwrap();
+    assert!(
+        results["results"]["everyday"]["acc,none"].is_number(),
+        "{results}"
+    );
+    assert!(read(&out.join("results.csv")).lines().count() > 8);
+    let page = read(&out.join("report.html"));
+    assert!(
+        page.contains("<svg")
+            && page.contains("Search progress")
+            && page.contains("KV bytes per block")
+    );
+
+    let (again, notes) = said(&mut place.trim(&[]));
+    assert_eq!(again, table);
+    assert_eq!(read(&out.join("plan.toml")), plan);
+    assert!(
+        notes.contains("reusing") && notes.contains("reused 8 of 8"),
+        "{notes}"
+    );
+
+    let (_, notes) = said(&mut place.trim(&["--force"]));
+    assert!(!notes.contains("reus"), "{notes}");
+    assert_eq!(read(&out.join("plan.toml")), plan);
+    let mut names: Vec<_> = fs::read_dir(&out)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            ".pdtrim",
+            "plan.toml",
+            "report.html",
+            "results.csv",
+            "results.json"
+        ]
+    );
+}
+
+#[test]
+fn every_strategy_and_selection_makes_a_plan_that_the_other_commands_take() {
+    let place = Place::new();
+    for (strategy, selection) in [
+        ("sleb", "attention"),
+        ("shortgpt", "loss"),
+        ("random", "attention"),
+    ] {
+        let folder = format!("out-{strategy}");
+        let more = [
+            "--strategy",
+            strategy,
+            "--kv-selection",
+            selection,
+            "--boundary",
+            "decode",
+            "--out",
+            &folder,
+        ];
+        said(&mut place.trim(&more));
+        let plan = format!("{folder}/plan.toml");
+        let parsed: toml::Value = toml::from_str(&read(&place.path(&plan))).unwrap();
+        assert_eq!(parsed["method"].as_str(), Some(strategy));
+        assert_eq!(parsed["removed"]["decode"].as_array().unwrap().len(), 2);
+        place.stdout(&[
+            "generate",
+            "w5 w6",
+            "--model",
+            "model",
+            "--plan",
+            &plan,
+            "--max-new-tokens",
+            "4",
+        ]);
+        let out = format!("stage-{strategy}");
+        place.stdout(&["export", &plan, "--stage", "decode", "--out", &out]);
+        let facts = place.json(&["inspect", &out, "--json"]);
+        assert_eq!(facts["blocks"], 3);
+    }
+}
+
+#[test]
+fn logprobs_of_a_plan_file_are_those_of_the_same_plan_spelled_out() {
+    let place = Place::new();
+    place.file("prompt", "5 6 7, 8 9 10 11 12 13 14");
+    place.file("continuation", "[20, 21, 22]");
+    let files = [
+        "logprobs",
+        "--model",
+        "model",
+        "--prompt-file",
+        "prompt",
+        "--continuation-file",
+        "continuation",
+        "--ids",
+        "--json",
+    ];
+    let flags = [
+        "--prefill-remove",
+        "2",
+        "--decode-remove",
+        "1-2",
+        "--kv-blocks",
+        "0,3-4",
+        "--kv-first",
+        "1",
+        "--kv-last",
+        "3",
+    ];
+    let spelled = place.json(&[&files[..], &flags].concat());
+    assert_eq!(spelled["prompt_tokens"], 10);
+    assert_eq!(spelled["tokens"], serde_json::json!([20, 21, 22]));
+    // Three blocks run in decode, all of them trimmed to 4 positions of 2 x 2 heads x 8 x 4 bytes.
+    assert_eq!(spelled["kv_bytes"], 3 * 4 * 2 * 2 * 8 * 4);
+
+    let hash = place.json(&["inspect", "model", "--json"])["hash"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let plan = format!(
+        "version = 1\nmethod = \"manual\"\n[model]\nname = \"model\"\nhash = \"{hash}\"\nblocks = 5\n\
+         [removed]\nprefill = [2]\ndecode = [1, 2]\n[[kv]]\nblocks = [0, 3, 4]\nfirst = 1\nlast = 3\n"
+    );
+    place.file("plan.toml", &plan);
+    assert_eq!(
+        place.json(&[&files[..], &["--plan", "plan.toml"]].concat()),
+        spelled
+    );
+    let dense = place.json(&files);
+    assert_eq!(dense["kv_bytes"], 5 * 10 * 2 * 2 * 8 * 4);
+    assert_ne!(dense["logprobs"], spelled["logprobs"]);
+
+    place.file("plan.toml", plan.replace("sha256:", "sha256:0"));
+    let error = place.failure(&[&files[..], &["--plan", "plan.toml"]].concat());
+    assert!(
+        error.contains("plan.toml") && error.contains("sha256:0"),
+        "{error}"
+    );
+}
+
+#[test]
+fn eval_prints_one_results_object_or_a_table() {
+    let place = Place::new();
+    let words = [
+        "eval", "--model", "model", "--tasks", "everyday", "--limit", "3", "--mode", "dense",
+    ];
+    let object = place.json(&[&words[..], &["--json", "--items", "items.jsonl"]].concat());
+    assert!(
+        object["results"]["everyday"]["acc,none"].is_number(),
+        "{object}"
+    );
+    assert_eq!(read(&place.path("items.jsonl")).lines().count(), 3);
+    assert!(place.stdout(&words).contains("everyday"));
+    assert!(
+        place
+            .stdout(&["eval", "--list"])
+            .lines()
+            .any(|name| name == "piqa")
+    );
+}
+
+#[test]
+fn bad_input_gets_one_error_that_says_what_was_expected_and_exit_code_1() {
+    let place = Place::new();
+    place.file("empty", " \n");
+    place.file("latin1", b"caf\xe9");
+    place.file("short", "w1 w2 w3");
+    place.file("prompt", "5 6");
+    place.file("long", "5 ".repeat(200));
+    let trim = [
+        "trim",
+        "--model",
+        "model",
+        "--tasks",
+        "heldout",
+        "--windows",
+        "2",
+        "--window-tokens",
+        "32",
+        "--out",
+        "out",
+    ];
+    let logprobs = [
+        "logprobs",
+        "--model",
+        "model",
+        "--ids",
+        "--continuation-file",
+        "prompt",
+        "--prompt-file",
+    ];
+    let cases: &[(&[&str], &[&str], &[&str])] = &[
+        (&trim, &["--calibration", "empty"], &["empty", "is empty"]),
+        (
+            &trim,
+            &["--calibration", "latin1"],
+            &["latin1", "UTF-8", "offset 3"],
+        ),
+        (
+            &trim,
+            &["--calibration", "short"],
+            &["short", "3 tokens", "2 windows of 32"],
+        ),
+        (&trim, &["--calibration", "nowhere"], &["nowhere"]),
+        (&trim, &["--decode-count", "5"], &["5 blocks", "3"]),
+        (
+            &trim,
+            &["--prefill-count", "3", "--decode-count", "2"],
+            &["decode", "2", "3"],
+        ),
+        (&trim, &["--tasks", "pika"], &["pika", "piqa"]),
+        (&trim, &["--tasks", "piqa"], &["piqa", "--data"]),
+        (&trim, &["--kv-factor", "90"], &["90x"]),
+        (&trim, &["--kv-factor", "nan"], &["kv-factor"]),
+        (&trim, &["--device", "tpu"], &["device", "cuda", "tpu"]),
+        (&["eval", "--model", "nowhere/."], &[], &["nowhere"]),
+        (
+            &["eval", "--model", "modle"],
+            &[],
+            &["modle", "smollm2-135m-instruct"],
+        ),
+        (
+            &logprobs,
+            &["prompt", "--decode-remove", "5"],
+            &["block 5", "5 blocks"],
+        ),
+        (
+            &logprobs,
+            &["prompt", "--prefill-remove", "1"],
+            &["prefill removes", "1"],
+        ),
+        (
+            &logprobs,
+            &[
+                "prompt",
+                "--prefill-remove",
+                "0-4",
+                "--decode-remove",
+                "0-4",
+            ],
+            &["would keep none"],
+        ),
+        (&logprobs, &["long"], &["201 tokens", "128"]),
+        (&logprobs, &["latin1"], &["latin1", "UTF-8"]),
+        (&logprobs, &["short"], &["short", "w1", "token id"]),
+        (
+            &["export", "model", "--stage", "decode", "--out", "x"],
+            &[],
+            &["--stage", "plan"],
+        ),
+        (
+            &["export", "model", "--out", "model"],
+            &[],
+            &["model", "not empty"],
+        ),
+    ];
+    for (words, more, names) in cases {
+        let words = [*words, *more].concat();
+        let error = place.failure(&words);
+        for name in *names {
+            assert!(
+                error.contains(name),
+                "{words:?}: `{error}` does not name `{name}`"
+            );
+        }
+    }
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let place = Place::new();
+    for words in [
+        &["trim", "--nonsense"][..],
+        &["eval", "--mode", "fast"],
+        &["logprobs"],
+        &["trim", "--boundary", "middle"],
+        &[],
+    ] {
+        let output = place.pdtrim(words).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn cuda_without_the_feature_says_in_one_line_what_is_missing() {
+    let place = Place::new();
+    let error = place.failure(&["generate", "w5", "--model", "model", "--device", "cuda"]);
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(error.contains("--features cuda"), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error() {
+    let place = Place::new();
+    let words = [
+        "eval",
+        "--model",
+        "model",
+        "--tasks",
+        "everyday",
+        "--limit",
+        "2",
+        "--items",
+        "/dev/full",
+    ];
+    let error = place.failure(&words);
+    assert!(error.contains("/dev/full"), "{error}");
+}
+
+#[test]
+fn completions_name_every_subcommand() {
+    let place = Place::new();
+    let script = place.stdout(&["completions", "bash"]);
+    for command in [
+        "trim", "eval", "generate", "logprobs", "inspect", "export", "pull",
+    ] {
+        assert!(script.contains(command), "{command}");
+    }
+}
+
+#[test]
+fn help_reads_as_before() {
+    let place = Place::new();
+    for command in [
+        "", "trim", "eval", "generate", "logprobs", "inspect", "export", "pull",
+    ] {
+        let words: Vec<&str> = [command, "--help"]
+            .into_iter()
+            .filter(|word| !word.is_empty())
+            .collect();
+        let name = if command.is_empty() {
+            "help".to_owned()
+        } else {
+            format!("help_{command}")
+        };
+        insta::assert_snapshot!(name, place.stdout(&words));
+    }
+}

@@ -1,0 +1,300 @@
+//! Equivalences of the PD forward pass on small seeded models of every architecture.
+
+use pdtrim_core::cache::{KvCache, TokenPosition};
+use pdtrim_core::config::{Architecture, RopeScaling};
+use pdtrim_core::model::{BlockModel, Llama, LlamaWeights, token_tensor};
+use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Rows};
+use pdtrim_core::pipeline::{PdModel, SendAll};
+use pdtrim_core::testing::{TinyModel, tiny_config};
+use pdtrim_core::{BlockId, BlockSet, Boundary, Error, KvFill, PerStage, TokenScore, token_scores};
+use proptest::prelude::*;
+
+const DEPTH: usize = 5;
+/// f32 rounding of sums in another order; logits of the tiny models are of order 1.
+const TOLERANCE: f32 = 2e-4;
+
+fn models() -> impl Strategy<Value = (Architecture, u64)> {
+    (
+        prop_oneof![
+            Just(Architecture::Llama),
+            Just(Architecture::Mistral),
+            Just(Architecture::Qwen2)
+        ],
+        0_u64..50,
+    )
+}
+
+fn build((architecture, seed): (Architecture, u64)) -> Llama {
+    let mut config = tiny_config(architecture);
+    if seed.is_multiple_of(2) {
+        config.rope.scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 64,
+        };
+    }
+    TinyModel {
+        config,
+        seed,
+        ..TinyModel::default()
+    }
+    .build()
+}
+
+fn tokens(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u32>> {
+    proptest::collection::vec(0_u32..96, length)
+}
+
+fn removed() -> impl Strategy<Value = BlockSet> {
+    proptest::collection::btree_set(0..DEPTH, 0..DEPTH)
+        .prop_map(|ids| BlockSet::from_indices(DEPTH, ids).unwrap())
+}
+
+fn boundaries() -> impl Strategy<Value = Boundary> {
+    prop_oneof![Just(Boundary::Prefill), Just(Boundary::Decode)]
+}
+
+/// Scores of `tokens[1..]` by one forward pass over all of them, without the blocks in `removed`.
+fn plain_forward(model: &dyn BlockModel, tokens: &[u32], removed: &BlockSet) -> Vec<TokenScore> {
+    let fed = &tokens[..tokens.len() - 1];
+    let kept = removed.complement();
+    let mut cache = KvCache::with_capacity(model, &kept, 1, fed.len());
+    let mut hidden = model.embed(token_tensor(model, &[fed]).unwrap(), TokenPosition(0));
+    for id in kept.iter() {
+        hidden = model.run_block(id, hidden, TokenPosition(0), cache.block_mut(id).unwrap());
+    }
+    let [_, seq, width] = hidden.dims();
+    token_scores(model.logits(hidden.reshape([seq, width])), &tokens[1..])
+}
+
+fn assert_same(found: &[TokenScore], expected: &[TokenScore]) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(
+            (found.logprob - expected.logprob).abs() < TOLERANCE,
+            "{found:?}, expected {expected:?}"
+        );
+    }
+}
+
+fn score(pd: &PdModel<'_>, prompt: &[u32], continuation: &[u32]) -> Vec<TokenScore> {
+    pd.score(prompt, &[continuation])
+        .unwrap()
+        .continuations
+        .remove(0)
+        .tokens
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20))]
+
+    #[test]
+    fn the_empty_plan_is_one_plain_forward_pass(
+        model in models(), prompt in tokens(1..30), continuation in tokens(1..12), boundary in boundaries(),
+    ) {
+        let model = build(model);
+        let whole = [prompt.clone(), continuation.clone()].concat();
+        let plain = plain_forward(&model, &whole, &BlockSet::empty(DEPTH));
+        let pd = score(&PdModel::dense(&model, boundary), &prompt, &continuation);
+        assert_same(&pd, &plain[prompt.len() - 1..]);
+    }
+
+    #[test]
+    fn one_set_for_both_stages_is_a_model_without_those_blocks(
+        model in models(), prompt in tokens(1..30), continuation in tokens(1..12), set in removed(), boundary in boundaries(),
+    ) {
+        let model = build(model);
+        // The pruned model is built anew from the kept blocks' weights; it knows nothing of block sets.
+        let mut config = model.config().clone();
+        config.n_blocks -= set.len();
+        let weights = model.weights();
+        let layers = set.complement().iter().map(|id| weights.layers[id.index()].clone()).collect();
+        let pruned = LlamaWeights { layers, ..weights.clone() };
+        let pruned = Llama::new(config, pruned, model.device());
+        let expected = score(&PdModel::dense(&pruned, boundary), &prompt, &continuation);
+        let pd = PdModel::new(&model, PerStage::both(set), KvFill::Nested, boundary, &SendAll).unwrap();
+        assert_same(&score(&pd, &prompt, &continuation), &expected);
+    }
+
+    #[test]
+    fn token_by_token_equals_one_chunk(
+        model in models(), prompt in tokens(1..20), p in removed(), more in removed(), boundary in boundaries(),
+    ) {
+        let model = build(model);
+        let decode = p.union(&more);
+        prop_assume!(decode.len() < DEPTH);
+        let pd = PdModel::new(&model, PerStage { prefill: p, decode }, KvFill::Nested, boundary, &SendAll).unwrap();
+        let generated = pd.generate_greedy(&prompt, 10, &[], |_| {}).unwrap();
+        let scores = score(&pd, &prompt, &generated);
+        // Each token was the most likely one after those before it, up to ties in rounding.
+        for (n, token) in scores.iter().enumerate() {
+            prop_assert!(token.greedy || token.logprob > -0.70, "token {n} of {scores:?}");
+        }
+        // And its log-probability does not depend on the tokens after it being in the same chunk.
+        for n in 1..generated.len() {
+            assert_same(&score(&pd, &prompt, &generated[..n]), &scores[..n]);
+        }
+    }
+
+    #[test]
+    fn a_batch_of_continuations_equals_single_ones(
+        model in models(), prompt in tokens(1..20), continuations in proptest::collection::vec(tokens(1..9), 2..5),
+        p in removed(), boundary in boundaries(),
+    ) {
+        let model = build(model);
+        let pd = PdModel::new(&model, PerStage::both(p), KvFill::Nested, boundary, &SendAll).unwrap();
+        let together = pd.score(&prompt, &continuations).unwrap();
+        for (together, alone) in together.continuations.iter().zip(&continuations) {
+            assert_same(&together.tokens, &score(&pd, &prompt, alone));
+        }
+    }
+
+    #[test]
+    fn a_batch_of_windows_equals_single_ones(
+        model in models(), windows in proptest::collection::vec(tokens(14..15), 2..5), p in removed(), more in removed(),
+        boundary in boundaries(),
+    ) {
+        let model = build(model);
+        let decode = p.union(&more);
+        prop_assume!(decode.len() < DEPTH);
+        let removed = PerStage { prefill: p, decode };
+        let together = Calibration::new(windows.clone(), 9).unwrap();
+        let cost = |calibration: &Calibration| {
+            let loss = CalibrationLoss::new(&model, calibration, Rows::Continuation, boundary);
+            loss.cost_with(&removed, &SendAll).unwrap()
+        };
+        let singles = windows.iter().map(|window| cost(&Calibration::new(vec![window.clone()], 9).unwrap()));
+        let mean = singles.sum::<f64>() / windows.len() as f64;
+        prop_assert!((cost(&together) - mean).abs() < 1e-4);
+    }
+
+    #[test]
+    fn the_objective_is_the_pd_forward_pass(
+        model in models(), window in tokens(12..20), sets in proptest::collection::vec((removed(), removed()), 2..5),
+        boundary in boundaries(),
+    ) {
+        let model = build(model);
+        let prompt_tokens = window.len() / 2;
+        let calibration = Calibration::new(vec![window.clone()], prompt_tokens).unwrap();
+        let loss = CalibrationLoss::new(&model, &calibration, Rows::Continuation, boundary);
+        let nested = |(p, more): (BlockSet, BlockSet)| PerStage { decode: p.union(&more), prefill: p };
+        let candidates: Vec<_> = sets.into_iter().map(nested).filter(|removed| removed.decode.len() < DEPTH).collect();
+        let costs = loss.costs(&candidates, &mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();
+        for (removed, cost) in candidates.into_iter().zip(costs) {
+            // Prefix reuse and sharing the prompt's KV must not show.
+            prop_assert_eq!(cost, loss.cost_with(&removed, &SendAll).unwrap());
+            let pd = PdModel::new(&model, removed, KvFill::Nested, boundary, &SendAll).unwrap();
+            let scores = score(&pd, &window[..prompt_tokens], &window[prompt_tokens..]);
+            let mean = -scores.iter().map(|token| f64::from(token.logprob)).sum::<f64>() / scores.len() as f64;
+            prop_assert!((cost - mean).abs() < 1e-4, "{} against {}", cost, mean);
+        }
+    }
+
+    #[test]
+    fn projecting_the_kv_of_a_removed_block_equals_zeroed_outputs_during_the_prompt(
+        model in models(), prompt in tokens(2..20), continuation in tokens(1..8), block in 0..DEPTH, boundary in boundaries(),
+    ) {
+        let dense = build(model);
+        let removed = PerStage { prefill: BlockSet::from_indices(DEPTH, [block]).unwrap(), decode: BlockSet::empty(DEPTH) };
+        let pd = PdModel::new(&dense, removed.clone(), KvFill::Project, boundary, &SendAll).unwrap();
+        let refused = PdModel::new(&dense, removed, KvFill::Nested, boundary, &SendAll);
+        prop_assert!(matches!(refused, Err(Error::NotNested { .. })), "not refused");
+        // The oracle: prefill by a model whose block adds nothing, decode by the dense one.
+        let mut weights = dense.weights().clone();
+        for projection in [&mut weights.layers[block].self_attn.o_proj, &mut weights.layers[block].mlp.down_proj] {
+            projection.weight = burn::module::Param::from_tensor(projection.weight.val().zeros_like());
+        }
+        let silent = Llama::new(dense.config().clone(), weights, dense.device());
+        let read = if boundary == Boundary::Prefill { prompt.len() } else { prompt.len() - 1 };
+        let mut cache = KvCache::with_capacity(&dense, &BlockSet::all(DEPTH), 1, 64);
+        let mut hidden = silent.embed(token_tensor(&silent, &[&prompt[..read]]).unwrap(), TokenPosition(0));
+        for id in (0..DEPTH).map(BlockId::new) {
+            hidden = silent.run_block(id, hidden, TokenPosition(0), cache.block_mut(id).unwrap());
+        }
+        let mut expected = Vec::new();
+        let whole = [prompt.clone(), continuation.clone()].concat();
+        if boundary == Boundary::Prefill {
+            let width = hidden.dims()[2];
+            let last = hidden.narrow(1, read - 1, 1).reshape([1, width]);
+            expected = token_scores(silent.logits(last), &continuation[..1]);
+        }
+        if whole.len() - 1 > read {
+            let mut hidden = dense.embed(token_tensor(&dense, &[&whole[read..whole.len() - 1]]).unwrap(), TokenPosition(read));
+            for id in (0..DEPTH).map(BlockId::new) {
+                hidden = dense.run_block(id, hidden, TokenPosition(read), cache.block_mut(id).unwrap());
+            }
+            let [_, seq, width] = hidden.dims();
+            expected.extend(token_scores(dense.logits(hidden.reshape([seq, width])), &whole[read + 1..]));
+        }
+        assert_same(&score(&pd, &prompt, &continuation), &expected);
+    }
+}
+
+#[test]
+fn all_rows_count_every_token_but_the_first() {
+    let model = TinyModel::default().build();
+    let window: Vec<u32> = (0..20).collect();
+    let calibration = Calibration::new(vec![window.clone()], 15).unwrap();
+    let loss = CalibrationLoss::new(&model, &calibration, Rows::All, Boundary::Prefill);
+    let set = BlockSet::from_indices(DEPTH, [2]).unwrap();
+    let plain = plain_forward(&model, &window, &set);
+    let mean = -plain
+        .iter()
+        .map(|token| f64::from(token.logprob))
+        .sum::<f64>()
+        / 19.0;
+    assert!((loss.cost_with(&PerStage::both(set), &SendAll).unwrap() - mean).abs() < 1e-4);
+}
+
+#[test]
+fn attention_on_prompt_positions_sums_to_at_most_one_and_early_blocks_see_all_of_them() {
+    let model = TinyModel::default().build();
+    let calibration = Calibration::new(vec![(0..24).collect(), (24..48).collect()], 16).unwrap();
+    let loss = CalibrationLoss::new(&model, &calibration, Rows::Continuation, Boundary::Prefill);
+    let removed = PerStage::both(BlockSet::from_indices(DEPTH, [3]).unwrap());
+    let profile = loss.attention_profile(&removed).unwrap();
+    assert!(profile.block(BlockId::new(3)).is_none());
+    for id in removed.decode.complement().iter() {
+        let mass = profile.block(id).unwrap();
+        assert_eq!(mass.len(), 16);
+        assert!(mass.iter().all(|&mass| mass > 0.0));
+        // Seven queries over 16 prompt positions and up to seven own ones.
+        assert!((0.3..1.0).contains(&mass.iter().sum::<f64>()), "{mass:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_run_is_refused() {
+    let model = TinyModel::default().build();
+    let dense = PdModel::dense(&model, Boundary::Prefill);
+    assert!(matches!(
+        dense.score(&[], &[[1]]),
+        Err(Error::NoTokens { .. })
+    ));
+    assert!(matches!(
+        dense.score(&[1], &[[]]),
+        Err(Error::NoTokens { .. })
+    ));
+    assert!(matches!(
+        dense.score(&[1], &[[96]]),
+        Err(Error::TokenOutOfRange {
+            token: 96,
+            vocab_size: 96
+        })
+    ));
+    assert!(matches!(
+        dense.score(&[1; 128], &[[1, 2]]),
+        Err(Error::ContextLength {
+            tokens: 129,
+            limit: 128
+        })
+    ));
+    assert!(dense.score(&[1; 128], &[[1]]).is_ok());
+    let all = PerStage::both(BlockSet::all(DEPTH));
+    let refused = PdModel::new(&model, all, KvFill::Nested, Boundary::Prefill, &SendAll);
+    assert!(matches!(refused, Err(Error::AllBlocksRemoved { .. })));
+    let other = PerStage::dense(DEPTH + 1);
+    let refused = PdModel::new(&model, other, KvFill::Nested, Boundary::Prefill, &SendAll);
+    assert!(matches!(refused, Err(Error::Depth { .. })));
+}

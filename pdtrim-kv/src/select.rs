@@ -1,0 +1,327 @@
+//! Chooses the blocks whose KV is trimmed, and how the kept positions split into first and last.
+
+use std::sync::Mutex;
+
+use pdtrim_core::journal::Journal;
+use pdtrim_core::objective::{AttentionProfile, CalibrationLoss};
+use pdtrim_core::{BlockId, BlockSet, KvGroup, KvPlan, PerStage, TokenSpan};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::first_last::FirstLast;
+use crate::target::PositionTarget;
+
+/// How blocks are ranked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Selection {
+    /// By the attention that continuation queries leave on what is kept (arXiv:2509.04467v3, after
+    /// SimLayerKV, arXiv:2410.13846): one pass over the windows. Attention on decode's own tokens
+    /// counts as kept, since those are never trimmed.
+    Attention,
+    /// By loss: the set grows by the block whose trimming costs least, measured after each choice.
+    #[default]
+    Loss,
+}
+
+/// One KV plan that was measured: the record of the journal and of the trace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KvEvaluation {
+    /// The plan.
+    pub kv: Vec<KvGroup>,
+    /// J with it: mean negative log-likelihood of the continuations, in nats.
+    pub cost: f64,
+}
+
+/// What was chosen.
+#[derive(Clone, Debug)]
+pub struct KvChoice {
+    /// The plan.
+    pub plan: KvPlan,
+    /// J with it.
+    pub cost: f64,
+    /// J with all KV sent.
+    pub cost_all: f64,
+    /// Share of the target's positions that it sends, in [0, 1].
+    pub sent_share: f64,
+    /// Every plan that was measured, in order.
+    pub trace: Vec<KvEvaluation>,
+}
+
+/// A search for a KV plan.
+pub struct KvSearch<'a> {
+    /// Measures J.
+    pub loss: &'a CalibrationLoss<'a>,
+    /// Blocks removed from each stage.
+    pub removed: &'a PerStage<BlockSet>,
+    /// How many positions may cross.
+    pub target: &'a PositionTarget,
+    /// How blocks are ranked.
+    pub selection: Selection,
+}
+
+impl KvSearch<'_> {
+    /// Most plans that [`search`] will measure; ties between options make it fewer.
+    pub fn planned_evaluations(&self) -> usize {
+        let kept = self.removed.decode.complement().len();
+        let options = options(self.target, kept);
+        let splits: usize = options.iter().map(|option| splits(option.span).len()).sum();
+        let partial = options
+            .iter()
+            .map(|option| option.trimmed)
+            .filter(|&trimmed| trimmed < kept)
+            .max();
+        let greedy = match self.selection {
+            Selection::Attention => 0,
+            Selection::Loss => (0..partial.unwrap_or(0)).map(|chosen| kept - chosen).sum(),
+        };
+        greedy + splits + 1
+    }
+}
+
+/// Remembers every cost, on disk if there is a journal.
+struct Costs<'a, 'j> {
+    search: &'a KvSearch<'a>,
+    known: Vec<KvEvaluation>,
+    journal: Option<Journal<KvEvaluation>>,
+    on_cost: &'j mut (dyn FnMut(&KvEvaluation) + Send),
+}
+
+/// Finds the plan of lowest J that meets the target: for several numbers of trimmed blocks, the blocks
+/// by [`Selection`], the span by the target, and the split into first and last by J.
+///
+/// `journal` holds costs that an earlier run measured; `on_cost` hears of each new one.
+///
+/// # Errors
+///
+/// [`Error::Unreachable`](crate::Error::Unreachable) if no span meets the target, and what measuring J can fail with.
+pub fn search(
+    search: &KvSearch<'_>,
+    journal: Option<(Journal<KvEvaluation>, Vec<KvEvaluation>)>,
+    on_cost: &mut (dyn FnMut(&KvEvaluation) + Send),
+) -> Result<KvChoice> {
+    let (journal, known) = journal.map_or((None, Vec::new()), |(journal, known)| {
+        (Some(journal), known)
+    });
+    let mut costs = Costs {
+        search,
+        known,
+        journal,
+        on_cost,
+    };
+    let kept = search.removed.decode.complement();
+    let options = options(search.target, kept.len());
+    if options.is_empty() {
+        return Err(search.target.unreachable(kept.len()));
+    }
+    let order = match search.selection {
+        Selection::Attention => None,
+        Selection::Loss => Some(costs.greedy_order(&kept, &options)?),
+    };
+    let profile = search.loss.attention_profile(search.removed)?;
+    let depth = kept.depth();
+    let cost_all = costs.of(vec![KvPlan::send_all(depth)])?[0];
+    let mut plans = Vec::new();
+    for option in options {
+        for span in splits(option.span) {
+            let ranked = match &order {
+                Some(order) => order.clone(),
+                None => by_attention(&profile, &kept, span),
+            };
+            let rest = kept.iter().filter(|id| !ranked.contains(id));
+            let blocks = ranked
+                .iter()
+                .copied()
+                .chain(rest)
+                .take(option.trimmed)
+                .map(BlockId::index);
+            plans.push(KvPlan::uniform(
+                &BlockSet::from_indices(depth, blocks)?,
+                span,
+            ));
+        }
+    }
+    let measured = costs.of(plans.clone())?;
+    // Ties go to the first: more blocks with longer spans, fewer first positions.
+    let best = plans
+        .into_iter()
+        .zip(measured)
+        .min_by(|(_, a), (_, b)| a.total_cmp(b));
+    let (plan, cost) = best.expect("there is an option, and every option has a split");
+    let sent_share = search.target.sent_share(&plan, &search.removed.decode);
+    Ok(KvChoice {
+        plan,
+        cost,
+        cost_all,
+        sent_share,
+        trace: costs.known,
+    })
+}
+
+/// A number of trimmed blocks and the positions that each may then send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Choice {
+    trimmed: usize,
+    span: usize,
+}
+
+/// All blocks that decode keeps, and seven, six, five and four eighths of them, as far as the target allows.
+fn options(target: &PositionTarget, kept: usize) -> Vec<Choice> {
+    let mut options: Vec<Choice> = Vec::new();
+    for eighths in (4..=8).rev() {
+        let trimmed = (kept * eighths).div_ceil(8);
+        if options.iter().all(|option| option.trimmed != trimmed)
+            && let Some(span) = target.span_positions(trimmed, kept)
+        {
+            options.push(Choice { trimmed, span });
+        }
+    }
+    options
+}
+
+/// Splits of `positions` into first and last; at least one is last, for the newest token leads the text on.
+fn splits(positions: usize) -> Vec<TokenSpan> {
+    let mut firsts: Vec<usize> = [1, 2, 4, 8, positions / 4, positions / 2]
+        .into_iter()
+        .filter(|&first| first < positions)
+        .collect();
+    if firsts.is_empty() {
+        firsts.push(0);
+    }
+    firsts.sort_unstable();
+    firsts.dedup();
+    firsts
+        .into_iter()
+        .map(|first| TokenSpan {
+            first,
+            last: positions - first,
+        })
+        .collect()
+}
+
+/// Blocks by the attention that `span` loses, least first; ties go to the lowest.
+fn by_attention(profile: &AttentionProfile, kept: &BlockSet, span: TokenSpan) -> Vec<BlockId> {
+    let lost = |id: BlockId| {
+        let mass = profile.block(id).unwrap_or(&[]);
+        let places = span.places(mass.len());
+        let all: f64 = mass.iter().sum();
+        all - places.iter().map(|&place| mass[place]).sum::<f64>()
+    };
+    let mut ranked: Vec<(f64, BlockId)> = kept.iter().map(|id| (lost(id), id)).collect();
+    ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    ranked.into_iter().map(|(_, id)| id).collect()
+}
+
+impl Costs<'_, '_> {
+    /// Blocks in the order in which trimming them costs least, with the shortest span of `options`, as
+    /// far as an option that leaves some block untouched needs them.
+    fn greedy_order(&mut self, kept: &BlockSet, options: &[Choice]) -> Result<Vec<BlockId>> {
+        let partial = options.iter().filter(|option| option.trimmed < kept.len());
+        let Some(longest) = partial.clone().map(|option| option.trimmed).max() else {
+            return Ok(Vec::new());
+        };
+        let positions = partial
+            .map(|option| option.span)
+            .min()
+            .expect("there is one");
+        let span = splits(positions)
+            .into_iter()
+            .rev()
+            .find(|span| span.first <= 4)
+            .expect("the smallest split has first <= 1");
+        let mut order: Vec<BlockId> = Vec::new();
+        while order.len() < longest {
+            let chosen = BlockSet::from_indices(kept.depth(), order.iter().map(|id| id.index()))?;
+            let choices: Vec<BlockId> = kept.difference(&chosen).iter().collect();
+            let plans = choices
+                .iter()
+                .map(|&id| KvPlan::uniform(&chosen.with(id), span))
+                .collect();
+            let costs = self.of(plans)?;
+            let best = choices
+                .into_iter()
+                .zip(costs)
+                .min_by(|(_, a), (_, b)| a.total_cmp(b));
+            order.push(
+                best.expect("fewer blocks are asked for than decode keeps")
+                    .0,
+            );
+        }
+        Ok(order)
+    }
+
+    /// The costs of `plans`; only unknown ones are measured, in parallel.
+    fn of(&mut self, plans: Vec<KvPlan>) -> Result<Vec<f64>> {
+        let wanted: Vec<Vec<KvGroup>> = plans.iter().map(KvPlan::to_groups).collect();
+        let is_known = |groups: &Vec<KvGroup>| self.known.iter().any(|known| known.kv == *groups);
+        let unknown: Vec<(KvPlan, Vec<KvGroup>)> = plans
+            .into_iter()
+            .zip(wanted.clone())
+            .filter(|(_, groups)| !is_known(groups))
+            .collect();
+        let (loss, removed) = (self.search.loss, self.search.removed);
+        let found = Mutex::new((&mut self.known, &mut self.journal, &mut self.on_cost));
+        unknown.into_par_iter().with_max_len(1).try_for_each(
+            |(plan, kv)| -> pdtrim_core::Result<()> {
+                let cost = loss.cost_with(removed, &FirstLast::new(plan))?;
+                let mut found = found
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                let (known, journal, on_cost) = &mut *found;
+                let evaluation = KvEvaluation { kv, cost };
+                if let Some(journal) = journal.as_mut() {
+                    journal.append(&evaluation)?;
+                }
+                on_cost(&evaluation);
+                known.push(evaluation);
+                Ok(())
+            },
+        )?;
+        let cost = |groups: &Vec<KvGroup>| {
+            self.known
+                .iter()
+                .find(|known| known.kv == *groups)
+                .expect("just measured")
+                .cost
+        };
+        Ok(wanted.iter().map(cost).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_share_out_all_positions_and_keep_a_last_one() {
+        for positions in 1..40 {
+            let splits = splits(positions);
+            assert!(!splits.is_empty());
+            assert!(
+                splits
+                    .iter()
+                    .all(|span| span.first + span.last == positions && span.last > 0),
+                "{splits:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn options_trim_more_blocks_with_longer_spans_first() {
+        let target = PositionTarget::new(2.0, vec![80; 2]).unwrap();
+        let options = options(&target, 26);
+        assert_eq!(
+            options[0],
+            Choice {
+                trimmed: 26,
+                span: 40
+            }
+        );
+        assert!(
+            options
+                .windows(2)
+                .all(|pair| pair[0].trimmed > pair[1].trimmed && pair[0].span > pair[1].span)
+        );
+    }
+}

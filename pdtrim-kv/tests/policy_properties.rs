@@ -1,0 +1,180 @@
+//! What crosses, on small seeded models.
+
+use std::sync::Mutex;
+
+use pdtrim_core::cache::KvCache;
+use pdtrim_core::journal::Journal;
+use pdtrim_core::objective::{Calibration, CalibrationLoss, Rows};
+use pdtrim_core::pipeline::{CacheTransfer, PdModel, SendAll};
+use pdtrim_core::testing::TinyModel;
+use pdtrim_core::{BlockSet, Boundary, KvFill, KvPlan, PerStage, TokenSpan};
+use pdtrim_kv::{Error, FirstLast, KvSearch, PositionTarget, Selection, search};
+use proptest::prelude::*;
+
+const DEPTH: usize = 5;
+
+fn blocks() -> impl Strategy<Value = BlockSet> {
+    proptest::collection::btree_set(0..DEPTH, 0..DEPTH)
+        .prop_map(|ids| BlockSet::from_indices(DEPTH, ids).unwrap())
+}
+
+/// Keeps what a transfer let through.
+struct Seen<'a>(&'a dyn CacheTransfer, Mutex<Option<KvCache>>);
+
+impl CacheTransfer for Seen<'_> {
+    fn transfer(&self, cache: KvCache) -> pdtrim_core::Result<KvCache> {
+        let sent = self.0.transfer(cache)?;
+        *self.1.lock().unwrap() = Some(sent.clone());
+        Ok(sent)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn what_crosses_is_the_first_and_last_positions_of_kept_blocks_and_is_counted(
+        prompt in proptest::collection::vec(0_u32..96, 2..30), trimmed in blocks(), p in blocks(), more in blocks(),
+        first in 0_usize..6, last in 1_usize..9,
+    ) {
+        let decode = p.union(&more);
+        prop_assume!(decode.len() < DEPTH);
+        let model = TinyModel::default().build();
+        let policy = FirstLast::new(KvPlan::uniform(&trimmed, TokenSpan { first, last }));
+        let seen = Seen(&policy, Mutex::new(None));
+        let removed = PerStage { prefill: p, decode: decode.clone() };
+        let pd = PdModel::new(&model, removed, KvFill::Nested, Boundary::Prefill, &seen).unwrap();
+        let scores = pd.score(&prompt, &[[1, 2]]).unwrap();
+        let cache = seen.1.into_inner().unwrap().unwrap();
+        let mut bytes = 0;
+        for (id, block) in cache.iter() {
+            prop_assert!(!decode.contains(id));
+            let positions: Vec<usize> = block.positions().iter().map(|position| position.0).collect();
+            let expected: Vec<usize> = (0..prompt.len())
+                .filter(|&position| !trimmed.contains(id) || position < first || position + last >= prompt.len())
+                .collect();
+            prop_assert_eq!(&positions, &expected);
+            prop_assert_eq!(block.keys().dims()[1], expected.len());
+            // keys and values, 2 heads of width 8, 4 bytes an element
+            bytes += 2 * expected.len() * 2 * 8 * 4;
+        }
+        prop_assert_eq!(cache.iter().count(), DEPTH - decode.len());
+        prop_assert_eq!(scores.kv_bytes.0, bytes as u64);
+        let lost = |id| policy.plan().positions_sent(id, prompt.len()) < prompt.len();
+        prop_assert_eq!(scores.trimmed, decode.complement().iter().any(lost));
+    }
+
+    #[test]
+    fn a_span_as_long_as_the_prompt_changes_nothing(
+        prompt in proptest::collection::vec(0_u32..96, 1..20), trimmed in blocks(), first in 0_usize..20,
+    ) {
+        let model = TinyModel::default().build();
+        let span = TokenSpan { first, last: 20 };
+        let policy = FirstLast::new(KvPlan::uniform(&trimmed, span));
+        let with = |transfer| PdModel::new(&model, PerStage::dense(DEPTH), KvFill::Nested, Boundary::Decode, transfer).unwrap();
+        let scores = with(&policy).score(&prompt, &[[3, 4, 5]]).unwrap();
+        prop_assert!(!scores.trimmed);
+        prop_assert_eq!(scores, with(&SendAll).score(&prompt, &[[3, 4, 5]]).unwrap());
+    }
+}
+
+fn calibration() -> Calibration {
+    let window = |seed: u32| (0..24).map(|n| (n * n * 7 + seed * 13 + n) % 96).collect();
+    Calibration::new((0..3).map(window).collect(), 18).unwrap()
+}
+
+#[test]
+fn both_selections_meet_the_target_and_cost_no_more_than_any_plan_they_measured() {
+    let model = TinyModel::default().build();
+    let calibration = calibration();
+    let loss = CalibrationLoss::new(&model, &calibration, Rows::Continuation, Boundary::Decode);
+    let removed = PerStage::both(BlockSet::from_indices(DEPTH, [2]).unwrap());
+    let target = PositionTarget::new(2.0, vec![17; 4]).unwrap();
+    for selection in [Selection::Attention, Selection::Loss] {
+        let problem = KvSearch {
+            loss: &loss,
+            removed: &removed,
+            target: &target,
+            selection,
+        };
+        let choice = search(&problem, None, &mut |_| {}).unwrap();
+        assert!(choice.sent_share <= 0.5, "{choice:?}");
+        assert!(!choice.plan.sends_all());
+        let again = loss
+            .cost_with(&removed, &FirstLast::new(choice.plan.clone()))
+            .unwrap();
+        assert_eq!(choice.cost.to_bits(), again.to_bits());
+        for other in &choice.trace {
+            let plan = KvPlan::from_groups(DEPTH, &other.kv).unwrap();
+            let meets = target.sent_share(&plan, &removed.decode) <= 0.5;
+            assert!(
+                !meets || choice.cost <= other.cost,
+                "{other:?} beats {choice:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_kv_search_cut_short_and_resumed_decides_the_same() {
+    let model = TinyModel::default().build();
+    let calibration = calibration();
+    let loss = CalibrationLoss::new(&model, &calibration, Rows::Continuation, Boundary::Prefill);
+    let removed = PerStage::dense(DEPTH);
+    let target = PositionTarget::new(1.7, vec![18; 2]).unwrap();
+    let problem = KvSearch {
+        loss: &loss,
+        removed: &removed,
+        target: &target,
+        selection: Selection::Loss,
+    };
+    let whole = search(&problem, None, &mut |_| {}).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kv.jsonl");
+    search(
+        &problem,
+        Some(Journal::resume(&path, "kv").unwrap()),
+        &mut |_| {},
+    )
+    .unwrap();
+    let journal = std::fs::read(&path).unwrap();
+    for cut in [0, journal.len() / 3, journal.len() / 2, journal.len()] {
+        std::fs::write(&path, &journal[..cut]).unwrap();
+        let mut measured = 0;
+        let resumed = search(
+            &problem,
+            Some(Journal::resume(&path, "kv").unwrap()),
+            &mut |_| measured += 1,
+        )
+        .unwrap();
+        assert_eq!(resumed.plan, whole.plan);
+        assert_eq!(measured == 0, cut == journal.len());
+    }
+}
+
+#[test]
+fn a_target_that_prompts_cannot_meet_is_refused() {
+    let model = TinyModel::default().build();
+    let calibration = calibration();
+    let loss = CalibrationLoss::new(&model, &calibration, Rows::Continuation, Boundary::Prefill);
+    let removed = PerStage::dense(DEPTH);
+    let target = PositionTarget::new(40.0, vec![18, 20]).unwrap();
+    let problem = KvSearch {
+        loss: &loss,
+        removed: &removed,
+        target: &target,
+        selection: Selection::Attention,
+    };
+    let refused = search(&problem, None, &mut |_| {});
+    assert!(
+        matches!(
+            refused,
+            Err(Error::Unreachable {
+                prompts: 2,
+                positions: 38,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+}

@@ -1,0 +1,45 @@
+//! What can go wrong in a search.
+
+/// Result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A search that cannot be run or continued.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The objective could not be evaluated, or its costs could not be written down.
+    #[error(transparent)]
+    Objective(#[from] pdtrim_core::Error),
+    /// More blocks are to be removed than may be.
+    #[error(
+        "{count} blocks are to be removed, but only {removable} of the model's {depth} may be ({reason})"
+    )]
+    TooMany {
+        /// Blocks asked for.
+        count: usize,
+        /// Blocks that may be removed.
+        removable: usize,
+        /// Blocks of the model.
+        depth: usize,
+        /// Why not all of them.
+        reason: &'static str,
+    },
+    /// Fewer blocks are to be removed than are removed already.
+    #[error(
+        "{count} blocks are to be removed from decode, but prefill removes {nested} and decode must include them"
+    )]
+    FewerThanNested {
+        /// Blocks asked for.
+        count: usize,
+        /// Blocks that prefill removes.
+        nested: usize,
+    },
+    /// The table of redundancies is for another model.
+    #[error("redundancy is given for {found} blocks, the model has {expected}")]
+    RedundancyLength {
+        /// Blocks of the model.
+        expected: usize,
+        /// Entries of the table.
+        found: usize,
+    },
+}

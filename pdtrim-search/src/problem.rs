@@ -1,0 +1,148 @@
+//! What is searched: a stage, a number of blocks, and the blocks that must stay.
+
+use pdtrim_core::{BlockId, BlockSet, PerStage};
+
+use crate::error::{Error, Result};
+
+/// The set that is searched, and what it means to the two stages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// P, with D = ∅.
+    Prefill,
+    /// D, with P fixed.
+    Decode {
+        /// Blocks that prefill removes.
+        prefill: BlockSet,
+        /// Whether D must include them (the paper's constraint).
+        nested: bool,
+    },
+    /// One set for both stages: one machine.
+    Unified,
+}
+
+impl Target {
+    /// The two stages' sets if the searched set is `set`.
+    pub fn stages(&self, set: &BlockSet) -> PerStage<BlockSet> {
+        match self {
+            Self::Prefill => PerStage {
+                prefill: set.clone(),
+                decode: BlockSet::empty(set.depth()),
+            },
+            Self::Decode { prefill, .. } => PerStage {
+                prefill: prefill.clone(),
+                decode: set.clone(),
+            },
+            Self::Unified => PerStage::both(set.clone()),
+        }
+    }
+
+    /// Blocks that are in the set from the start.
+    fn given(&self, depth: usize) -> BlockSet {
+        match self {
+            Self::Decode {
+                prefill,
+                nested: true,
+            } => prefill.clone(),
+            _ => BlockSet::empty(depth),
+        }
+    }
+}
+
+/// A search problem that has a solution: exactly `count` blocks, the given ones among them, no protected one.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    target: Target,
+    redundancy: Vec<f64>,
+    count: usize,
+    given: BlockSet,
+    removable: BlockSet,
+}
+
+impl Problem {
+    /// Remove `count` blocks in all. `redundancy[l]` is block l's (higher = more redundant);
+    /// `protect_ends` keeps the first and the last block.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooMany`], [`Error::FewerThanNested`], or [`Error::RedundancyLength`] if a given set is
+    /// for a model of another depth.
+    pub fn new(
+        target: Target,
+        redundancy: &[f64],
+        count: usize,
+        protect_ends: bool,
+    ) -> Result<Self> {
+        let depth = redundancy.len();
+        if let Target::Decode { prefill, .. } = &target
+            && prefill.depth() != depth
+        {
+            return Err(Error::RedundancyLength {
+                expected: prefill.depth(),
+                found: depth,
+            });
+        }
+        let given = target.given(depth);
+        if count < given.len() {
+            return Err(Error::FewerThanNested {
+                count,
+                nested: given.len(),
+            });
+        }
+        let ends = [0, depth.saturating_sub(1)];
+        let ends = ends
+            .into_iter()
+            .filter(|&block| protect_ends && block < depth);
+        let protected = BlockSet::from_indices(depth, ends)?.difference(&given);
+        let removable = protected.complement();
+        let (limit, reason) = if protect_ends {
+            (removable.len(), "the first and the last block stay")
+        } else {
+            (depth.saturating_sub(1), "one block must stay")
+        };
+        if count > limit {
+            return Err(Error::TooMany {
+                count,
+                removable: limit,
+                depth,
+                reason,
+            });
+        }
+        Ok(Self {
+            target,
+            redundancy: redundancy.to_vec(),
+            count,
+            given,
+            removable,
+        })
+    }
+
+    /// What the searched set means.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Number of blocks of the model.
+    pub fn depth(&self) -> usize {
+        self.redundancy.len()
+    }
+
+    /// Number of blocks to remove, the given ones included.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Blocks that are removed from the start.
+    pub fn given(&self) -> &BlockSet {
+        &self.given
+    }
+
+    /// Blocks that may still be added to `removed`, ascending.
+    pub fn choices(&self, removed: &BlockSet) -> Vec<BlockId> {
+        self.removable.difference(removed).iter().collect()
+    }
+
+    /// Redundancy of a block; higher = more redundant.
+    pub fn redundancy(&self, id: BlockId) -> f64 {
+        self.redundancy[id.index()]
+    }
+}

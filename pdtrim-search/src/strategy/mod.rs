@@ -1,0 +1,49 @@
+//! How a set is chosen; one file for each strategy.
+
+mod random;
+mod shortgpt;
+mod sleb;
+
+use pdtrim_core::{BlockId, BlockSet};
+
+pub use random::Random;
+pub use shortgpt::ShortGpt;
+pub use sleb::Sleb;
+
+use crate::error::Result;
+use crate::ledger::{Evaluation, Ledger};
+use crate::problem::Problem;
+
+/// What a search has to tell while it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// So many evaluations are planned in all, as far as is known.
+    Planned(usize),
+    /// A candidate was evaluated.
+    Evaluated(Evaluation),
+    /// A block was chosen; `cost` is that of the set so far, if the strategy measured it.
+    Chosen {
+        /// The block.
+        block: BlockId,
+        /// Cost of the set with it.
+        cost: Option<f64>,
+    },
+}
+
+/// A way to choose exactly as many blocks as the problem asks for.
+pub trait Strategy {
+    /// Name in plans and on the command line.
+    fn name(&self) -> &'static str;
+
+    /// The blocks to remove, the given ones among them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Objective`](crate::Error::Objective).
+    fn search(
+        &self,
+        problem: &Problem,
+        ledger: &mut Ledger<'_>,
+        on_step: &mut (dyn FnMut(Step) + Send),
+    ) -> Result<BlockSet>;
+}
