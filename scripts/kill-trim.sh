@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 kills=${1:-20}
 shift || true
-cargo build --release -p pdtrim-cli
+cargo build --release
 bin=${CARGO_TARGET_DIR:-target}/release/pdtrim
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

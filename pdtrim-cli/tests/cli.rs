@@ -292,6 +292,10 @@ fn bad_input_gets_one_error_that_says_what_was_expected_and_exit_code_1() {
         "32",
         "--out",
         "out",
+        "--prefill-count",
+        "1",
+        "--decode-count",
+        "2",
     ];
     let logprobs = [
         "logprobs",
@@ -323,7 +327,7 @@ fn bad_input_gets_one_error_that_says_what_was_expected_and_exit_code_1() {
         ),
         (&trim, &["--tasks", "pika"], &["pika", "piqa"]),
         (&trim, &["--tasks", "piqa"], &["piqa", "--data"]),
-        (&trim, &["--kv-factor", "90"], &["90x"]),
+        (&trim, &["--kv-factor", "900"], &["900x"]),
         (&trim, &["--kv-factor", "nan"], &["kv-factor"]),
         (&trim, &["--device", "tpu"], &["device", "cuda", "tpu"]),
         (&["eval", "--model", "nowhere/."], &[], &["nowhere"]),

@@ -202,7 +202,8 @@ proptest! {
         prop_assert!(matches!(refused, Err(Error::NotNested { .. })), "not refused");
         // The oracle: prefill by a model whose block adds nothing, decode by the dense one.
         let mut weights = dense.weights().clone();
-        for projection in [&mut weights.layers[block].self_attn.o_proj, &mut weights.layers[block].mlp.down_proj] {
+        let silenced = &mut weights.layers[block];
+        for projection in [&mut silenced.self_attn.o_proj, &mut silenced.mlp.down_proj] {
             projection.weight = burn::module::Param::from_tensor(projection.weight.val().zeros_like());
         }
         let silent = Llama::new(dense.config().clone(), weights, dense.device());

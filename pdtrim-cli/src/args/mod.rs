@@ -25,7 +25,12 @@ pub(crate) use trim::{KvSelectionArg, StrategyArg, TrimArgs, TrimConfig};
 /// finds the blocks in which decode needs only the first and last prompt tokens' KV; and scores the
 /// result against the dense model. After arXiv:2509.04467.
 #[derive(Parser, Debug)]
-#[command(name = "pdtrim", version, max_term_width = 100)]
+#[command(
+    name = "pdtrim",
+    version,
+    max_term_width = 100,
+    args_override_self = true
+)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed, 2 bad usage.\nResults go to stdout, everything else to stderr."
 )]
