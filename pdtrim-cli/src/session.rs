@@ -15,7 +15,7 @@ use pdtrim_core::{
 use pdtrim_eval::Mode;
 use pdtrim_kv::FirstLast;
 
-use crate::args::{DEFAULT_MODEL, ModelArgs, PlanArgs};
+use crate::args::{DEFAULT_MODEL, DtypeArg, ModelArgs, PlanArgs};
 use crate::progress::Progress;
 
 /// A loaded model.
@@ -39,7 +39,7 @@ impl Session {
         let place = device.open()?;
         let dtype = args
             .dtype
-            .map_or_else(|| device.default_dtype(), |dtype| dtype.dtype());
+            .map_or_else(|| device.default_dtype(), DtypeArg::dtype);
         let path = fetch(&name, args.offline, progress)?;
         let checkpoint = Checkpoint::open(&path)?;
         let tokenizer = checkpoint.tokenizer()?;
@@ -65,13 +65,12 @@ pub(crate) fn fetch(name: &str, offline: bool, progress: Progress) -> Result<Pat
     let source = ModelSource::parse(name)?;
     let mut bar = None;
     Ok(source.fetch(&settings, &mut |event| match event {
-        PullEvent::Cached { .. } => {}
         PullEvent::Size { origin, bytes } => {
-            progress.say(&format!("{name}: {} from {origin}", Bytes(bytes)))
+            progress.say(&format!("{name}: {} from {origin}", Bytes(bytes)));
         }
         PullEvent::Trying { origin } => progress.say(&format!("{name}: trying {origin}")),
         PullEvent::Failed { origin, reason } => {
-            progress.say(&format!("{name}: not from {origin}: {reason}"))
+            progress.say(&format!("{name}: not from {origin}: {reason}"));
         }
         PullEvent::Served { origin, path } => progress.say(&format!(
             "{name}: served by {origin}, now {}",
@@ -87,6 +86,7 @@ pub(crate) fn fetch(name: &str, offline: bool, progress: Progress) -> Result<Pat
             });
             step.set_done(bytes as usize);
         }
+        // Already here: nothing to tell.
         _ => {}
     })?)
 }

@@ -1,5 +1,7 @@
 //! The binary as a user runs it, on a small seeded checkpoint.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "../../pdtrim-core/tests/support/tiny_checkpoint.rs"]
 mod tiny_checkpoint;
 
@@ -273,6 +275,7 @@ fn eval_prints_one_results_object_or_a_table() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn bad_input_gets_one_error_that_says_what_was_expected_and_exit_code_1() {
     let place = Place::new();
     place.file("empty", " \n");

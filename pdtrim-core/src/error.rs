@@ -187,7 +187,8 @@ pub enum Error {
     },
     /// Prefill removes blocks that decode keeps, in a nested plan.
     #[error(
-        "prefill removes blocks that decode keeps ({missing}): expected every block removed from prefill to be removed from decode, or kv_fill = \"project\""
+        "prefill removes blocks that decode keeps ({missing}): expected every block removed \
+            from prefill to be removed from decode, or kv_fill = \"project\""
     )]
     NotNested {
         /// Blocks in P and not in D.

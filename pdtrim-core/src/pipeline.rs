@@ -255,7 +255,7 @@ impl<'a> PdModel<'a> {
             ..
         } = handover;
         let vocab_size = self.model.dims().vocab_size;
-        for token in continuations.iter().flat_map(|tokens| tokens.as_ref()) {
+        for token in continuations.iter().flat_map(AsRef::as_ref) {
             if *token as usize >= vocab_size {
                 return Err(Error::TokenOutOfRange {
                     token: *token,
@@ -308,7 +308,9 @@ impl<'a> PdModel<'a> {
         if seq == 0 {
             return Ok(vec![Vec::new(); continuations.len()]);
         }
-        rows.iter_mut().for_each(|row| row.resize(seq, 0));
+        for row in &mut rows {
+            row.resize(seq, 0);
+        }
         let start = handover.next;
         let mut cache = handover.cache;
         if start.0 == 0 {
@@ -370,14 +372,13 @@ impl<'a> PdModel<'a> {
         }
         cache.reserve(max_new_tokens);
         while tokens.len() < max_new_tokens {
-            let ready = match logits.take() {
-                Some(logits) => logits,
-                None => {
-                    let hidden = self.run(Stage::Decode, &[[pending]], position, &mut cache)?;
-                    position.0 += 1;
-                    let width = hidden.dims()[2];
-                    self.model.logits(hidden.reshape([1, width]))
-                }
+            let ready = if let Some(logits) = logits.take() {
+                logits
+            } else {
+                let hidden = self.run(Stage::Decode, &[[pending]], position, &mut cache)?;
+                position.0 += 1;
+                let width = hidden.dims()[2];
+                self.model.logits(hidden.reshape([1, width]))
             };
             pending = greedy_tokens(ready)[0];
             tokens.push(pending);

@@ -74,7 +74,7 @@ struct Draw {
 }
 
 impl Draw {
-    /// SplitMix64 (Steele, Lea and Flood 2014); the sum of four uniform values stands for a normal one.
+    /// `SplitMix64` (Steele, Lea and Flood 2014); the sum of four uniform values stands for a normal one.
     fn next(&mut self) -> f32 {
         let uniform = |bits: u64| (bits >> 40) as f32 / (1 << 24) as f32 - 0.5;
         let mut sum = 0.0;

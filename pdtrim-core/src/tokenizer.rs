@@ -1,6 +1,6 @@
 //! Text to token ids and back.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::{Error, Result};
 
@@ -40,17 +40,17 @@ impl Tokenizer {
     }
 
     pub(crate) fn read(
-        path: PathBuf,
+        path: &Path,
         vocab_size: usize,
         ends: (Option<u32>, Option<u32>),
     ) -> Result<Self> {
-        let text = crate::text::read_text(&path)?;
+        let text = crate::text::read_text(path)?;
         let inner = text.parse::<tokenizers::Tokenizer>();
         let inner = inner.map_err(|reason| Error::Tokenizer {
-            path: path.clone(),
+            path: path.to_owned(),
             reason: reason.to_string(),
         })?;
-        Self::new(inner, &path, vocab_size, ends, false)
+        Self::new(inner, path, vocab_size, ends, false)
     }
 
     /// Token ids of `text`, without any added token. Control tokens written out in `text` are matched.

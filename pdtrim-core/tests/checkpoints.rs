@@ -1,5 +1,7 @@
 //! What a checkpoint gives, and what each broken one is refused with.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "support/gguf_writer.rs"]
 #[allow(dead_code, reason = "the reader's unit tests use all of it")]
 mod gguf_writer;
@@ -301,7 +303,7 @@ const BROKEN: &[Broken] = &[
                 dir.join("model.safetensors"),
                 safetensors(&hf_tensors(model), Dtype::I64),
             )
-            .unwrap()
+            .unwrap();
         },
         &["model.embed_tokens.weight", "I64", "BF16"],
     ),
@@ -461,7 +463,7 @@ fn a_gguf_of_another_architecture_or_shape_is_refused_by_name() {
         fs::write(&path, writer.build()).unwrap();
         let loaded = Checkpoint::open(&path)
             .and_then(|checkpoint| checkpoint.load(DType::F32, &Device::flex()));
-        loaded.err().expect("a broken file").to_string()
+        loaded.expect_err("a broken file").to_string()
     };
     let error = refused(gguf(&model, "gemma2"));
     assert!(
@@ -477,10 +479,7 @@ fn a_gguf_of_another_architecture_or_shape_is_refused_by_name() {
     let whole = gguf(&model, "llama").build();
     for keep in [0, 3, 8, 40, whole.len() / 2, whole.len() - 1] {
         fs::write(&path, &whole[..keep]).unwrap();
-        let error = Checkpoint::open(&path)
-            .err()
-            .expect("cut short")
-            .to_string();
+        let error = Checkpoint::open(&path).expect_err("cut short").to_string();
         assert!(error.contains("tiny.gguf"), "{error}");
     }
 }

@@ -1,5 +1,11 @@
 //! Parity with the reference numbers (PyTorch, f32). The PD cases with a trimmed KV cache are in pdtrim-kv.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and prints what it compared"
+)]
+
 #[path = "support/reference.rs"]
 mod reference;
 

@@ -1,5 +1,7 @@
 //! Equivalences of the PD forward pass on small seeded models of every architecture.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use pdtrim_core::cache::{KvCache, TokenPosition};
 use pdtrim_core::config::{Architecture, RopeScaling};
 use pdtrim_core::model::{BlockModel, Llama, LlamaWeights, token_tensor};
@@ -183,7 +185,8 @@ proptest! {
         let costs = loss.costs(&candidates, &mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();
         for (removed, cost) in candidates.into_iter().zip(costs) {
             // Prefix reuse and sharing the prompt's KV must not show.
-            prop_assert_eq!(cost, loss.cost_with(&removed, &SendAll).unwrap());
+            let alone = loss.cost_with(&removed, &SendAll).unwrap();
+            prop_assert_eq!(cost.to_bits(), alone.to_bits());
             let pd = PdModel::new(&model, removed, KvFill::Nested, boundary, &SendAll).unwrap();
             let scores = score(&pd, &window[..prompt_tokens], &window[prompt_tokens..]);
             let mean = -scores.iter().map(|token| f64::from(token.logprob)).sum::<f64>() / scores.len() as f64;

@@ -84,7 +84,8 @@ pub enum Error {
     },
     /// A task's data is neither bundled nor in the data folder.
     #[error(
-        "task `{task}` needs data that is not there; looked for {looked_for}; name the folder that has it with --data DIR"
+        "task `{task}` needs data that is not there; looked for {looked_for}; name the folder \
+            that has it with --data DIR"
     )]
     DataNotFound {
         /// The task.
@@ -234,7 +235,8 @@ pub enum Error {
     },
     /// A context with its continuation is longer than the model's context.
     #[error(
-        "{place}: context of {context} tokens and continuation of {continuation}, but the model takes {max}"
+        "{place}: context of {context} tokens and continuation of {continuation}, but the \
+            model takes {max}"
     )]
     TooLong {
         /// The record.

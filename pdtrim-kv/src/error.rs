@@ -18,7 +18,9 @@ pub enum Error {
     },
     /// The prompts are too short for the target.
     #[error(
-        "{found}x fewer token positions cannot be reached: the {prompts} prompts have {positions} positions in all, {blocks} blocks keep KV, and each block keeps at least one position"
+        "{found}x fewer token positions cannot be reached: the {prompts} prompts have \
+            {positions} positions in all, {blocks} blocks keep KV, and each block keeps at \
+            least one position"
     )]
     Unreachable {
         /// The target.

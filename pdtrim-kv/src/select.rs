@@ -16,7 +16,7 @@ use crate::target::PositionTarget;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Selection {
     /// By the attention that continuation queries leave on what is kept (arXiv:2509.04467v3, after
-    /// SimLayerKV, arXiv:2410.13846): one pass over the windows. Attention on decode's own tokens
+    /// `SimLayerKV`, arXiv:2410.13846): one pass over the windows. Attention on decode's own tokens
     /// counts as kept, since those are never trimmed.
     Attention,
     /// By loss: the set grows by the block whose trimming costs least, measured after each choice.
@@ -96,6 +96,10 @@ struct Costs<'a, 'j> {
 /// # Errors
 ///
 /// [`Error::Unreachable`](crate::Error::Unreachable) if no span meets the target, and what measuring J can fail with.
+///
+/// # Panics
+///
+/// Never: a target that can be met has an option, and every option a split.
 pub fn search(
     search: &KvSearch<'_>,
     journal: Option<(Journal<KvEvaluation>, Vec<KvEvaluation>)>,

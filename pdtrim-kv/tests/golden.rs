@@ -1,5 +1,7 @@
 //! Parity with the reference numbers where the KV cache is trimmed.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "../../pdtrim-core/tests/support/reference.rs"]
 mod reference;
 
@@ -66,8 +68,12 @@ fn kv_trim_cases_have_the_references_log_probabilities() {
                     prompt.len() - 1
                 };
                 let positions = |id| transfer.plan().positions_sent(id, read);
-                let sent: usize = removed.decode.complement().iter().map(positions).sum();
-                assert_eq!(scores.kv_bytes.0, (sent * 2 * 3 * 64 * 4) as u64, "{name}");
+                let crossed: usize = removed.decode.complement().iter().map(positions).sum();
+                assert_eq!(
+                    scores.kv_bytes.0,
+                    (crossed * 2 * 3 * 64 * 4) as u64,
+                    "{name}"
+                );
                 assert!(scores.trimmed);
             }
             let pd = PdModel::new(

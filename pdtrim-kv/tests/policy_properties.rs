@@ -1,5 +1,7 @@
 //! What crosses, on small seeded models.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Mutex;
 
 use pdtrim_core::cache::KvCache;

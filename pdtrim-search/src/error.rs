@@ -12,7 +12,8 @@ pub enum Error {
     Objective(#[from] pdtrim_core::Error),
     /// More blocks are to be removed than may be.
     #[error(
-        "{count} blocks are to be removed, but only {removable} of the model's {depth} may be ({reason})"
+        "{count} blocks are to be removed, but only {removable} of the model's {depth} may be \
+            ({reason})"
     )]
     TooMany {
         /// Blocks asked for.
@@ -26,7 +27,8 @@ pub enum Error {
     },
     /// Fewer blocks are to be removed than are removed already.
     #[error(
-        "{count} blocks are to be removed from decode, but prefill removes {nested} and decode must include them"
+        "{count} blocks are to be removed from decode, but prefill removes {nested} and decode \
+            must include them"
     )]
     FewerThanNested {
         /// Blocks asked for.

@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(resumed.reused(), 2);
         let mut evaluated = Vec::new();
         let costs = resumed.costs(&[candidate(2), candidate(3)], &mut |evaluation| {
-            evaluated.push(evaluation.cost)
+            evaluated.push(evaluation.cost);
         });
         assert_eq!(costs.unwrap(), [3.0, 4.0]);
         assert_eq!(evaluated, [4.0]);
@@ -192,7 +192,12 @@ mod tests {
     fn a_journal_with_blocks_that_do_not_exist_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.jsonl");
-        fs::write(&path, "{\"journal_of\":\"toy\"}\n{\"removed\":{\"prefill\":[],\"decode\":[9]},\"cost\":1.0}\n").unwrap();
+        fs::write(
+            &path,
+            "\
+            {\"journal_of\":\"toy\"}\n{\"removed\":{\"prefill\":[],\"decode\":[9]},\"cost\":1.0}\n",
+        )
+        .unwrap();
         let toy = Toy::new(vec![1.0; 4]);
         let error = Ledger::resume(&toy, &path, "toy")
             .err()

@@ -1,5 +1,11 @@
 //! The reference's greedy run: SLEB on all rows of 16 windows of 128 tokens, one set for both stages.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and prints what it compared"
+)]
+
 #[path = "../../pdtrim-core/tests/support/reference.rs"]
 mod reference;
 

@@ -1,5 +1,7 @@
 //! Every strategy on objectives without a model.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use pdtrim_core::objective::{Objective, OnCost};
 use pdtrim_core::{BlockSet, Error as CoreError, PerStage};
 use pdtrim_search::{Error, Ledger, Problem, Random, ShortGpt, Sleb, Step, Strategy, Target, Toy};

@@ -25,7 +25,7 @@ pub(crate) struct InspectArgs {
 /// Fetch a model into the cache.
 #[derive(Args, Debug)]
 pub(crate) struct PullArgs {
-    /// A known name or a Hugging Face id (org/name[@revision]).
+    /// A known name or a Hugging Face id (org/name or org/name@revision).
     #[arg(default_value = DEFAULT_MODEL)]
     pub(crate) model: String,
     /// Use the caches only, no network.

@@ -11,7 +11,7 @@ mod trim;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-pub(crate) use eval::EvalArgs;
+pub(crate) use eval::{EvalArgs, ModeArg};
 pub(crate) use generate::GenerateArgs;
 pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
 pub(crate) use logprobs::LogprobsArgs;
@@ -32,7 +32,8 @@ pub(crate) use trim::{KvSelectionArg, StrategyArg, TrimArgs, TrimConfig};
     args_override_self = true
 )]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 bad usage.\nResults go to stdout, everything else to stderr."
+    after_help = "Exit codes: 0 done, 1 failed, 2 bad usage.\nResults go to stdout, everything \
+        else to stderr."
 )]
 pub(crate) struct Cli {
     /// Say nothing but results and errors.

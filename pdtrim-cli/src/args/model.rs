@@ -8,7 +8,7 @@ pub(crate) const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
 /// Which model, in which element type, where.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ModelArgs {
-    /// A folder, a .gguf file, a Hugging Face id (org/name[@revision]) or a known name
+    /// A folder, a .gguf file, a Hugging Face id (org/name or org/name@revision) or a known name
     /// [default: smollm2-135m-instruct].
     #[arg(long, short, value_name = "MODEL")]
     pub(crate) model: Option<String>,

@@ -161,6 +161,12 @@ impl Default for TrimConfig {
     }
 }
 
+fn set<T>(field: &mut T, flag: Option<T>) {
+    if let Some(flag) = flag {
+        *field = flag;
+    }
+}
+
 impl TrimConfig {
     /// Reads the file if one is named, then lets flags win.
     pub(crate) fn resolve(args: TrimArgs) -> Result<Self> {
@@ -175,11 +181,6 @@ impl TrimConfig {
             }
             None => Self::default(),
         };
-        fn set<T>(field: &mut T, flag: Option<T>) {
-            if let Some(flag) = flag {
-                *field = flag;
-            }
-        }
         set(&mut config.model, args.model.model);
         set(&mut config.dtype, args.model.dtype.map(Some));
         set(&mut config.device, args.model.device);

@@ -7,7 +7,7 @@ use pdtrim_eval::{Dataset, EvalReport, Mode, PdScorer, Prepared, RunInfo, Task, 
 use serde_json::Map;
 use sha2::{Digest, Sha256};
 
-use crate::args::EvalArgs;
+use crate::args::{EvalArgs, ModeArg};
 use crate::output;
 use crate::progress::Progress;
 use crate::session::{Bound, Session};
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &EvalArgs, progress: Progress) -> Result<()> {
         } else {
             Mode::PdKv
         },
-        |mode| mode.mode(),
+        ModeArg::mode,
     );
     let mut report = EvalReport::new(run_info(&session, &bound, args)?);
     for (task, data) in &tasks {

@@ -2,8 +2,8 @@
 
 use pdtrim_core::{BlockId, BlockSet, Bytes};
 use pdtrim_eval::page::{
-    Axis, Bar, BarChart, BarSeries, Cell, Column, Item, LineChart, LineSeries, LineStyle, Page,
-    Reference, Section, Table, Unit,
+    Annotation, Axis, Bar, BarChart, BarSeries, Cell, Column, Item, LineChart, LineSeries,
+    LineStyle, Page, Reference, Section, Table, Unit,
 };
 use pdtrim_eval::{MetricName, Mode, ReportRow};
 use pdtrim_search::Evaluation;
@@ -28,24 +28,23 @@ pub(super) fn page(run: &Run, measured: &Measured) -> Page {
 /// What was chosen and where it lies, in a few lines.
 pub(super) fn summary(run: &Run, measured: &Measured) -> String {
     let search = &measured.search;
-    let mut lines = vec![
-        format!(
-            "prefill without blocks {}; decode without blocks {}",
-            search.removed.prefill, search.removed.decode
-        ),
-        format!(
-            "mean NLL on the calibration windows: dense {:.3}, pd {:.3}",
-            search.cost_dense, search.cost
-        ),
-    ];
+    let mut costs = format!(
+        "mean NLL on the calibration windows: dense {:.3}, pd {:.3}",
+        search.cost_dense, search.cost
+    );
+    let mut lines = vec![format!(
+        "prefill without blocks {}; decode without blocks {}",
+        search.removed.prefill, search.removed.decode
+    )];
     if let Some(kv) = &measured.kv {
-        lines[1] += &format!(", pd+kv {:.3}", kv.cost);
+        costs = format!("{costs}, pd+kv {:.3}", kv.cost);
         lines.push(format!(
             "{}: {:.1} % of the prompt positions cross",
             kv_text(measured),
             kv.sent_share * 100.0
         ));
     }
+    lines.push(costs);
     let out = run.config.out.display();
     lines.push(format!(
         "{out}: plan.toml, results.json, results.csv, report.html"
@@ -107,7 +106,8 @@ fn summary_section(run: &Run, measured: &Measured) -> Section {
         ("KV", kv_text(measured)),
     ];
     let facts = facts.map(|(name, value)| (name.to_owned(), value)).to_vec();
-    let text = "Prefill and decode run on different machines, so each may lose its own blocks, and only a part of the KV cache has to cross between them. After arXiv:2509.04467.";
+    let text = "Prefill and decode run on different machines, so each may lose its own blocks, \
+        and only a part of the KV cache has to cross between them. After arXiv:2509.04467.";
     Section::new("Summary", text)
         .with(Item::Facts(facts))
         .with(Item::Table(score_table(measured)))
@@ -152,7 +152,10 @@ fn score_table(measured: &Measured) -> Table {
 }
 
 fn scores_section(measured: &Measured) -> Section {
-    let text = "Context by prefill, answer by decode, on the KV that the plan lets through. Unified is one machine that runs both stages without decode's blocks. One-token answers come from the boundary's stage alone, so such tasks are measured with both boundaries; the bars show the boundary decode where it was measured.";
+    let text = "Context by prefill, answer by decode, on the KV that the plan lets through. \
+        Unified is one machine that runs both stages without decode's blocks. One-token \
+        answers come from the boundary's stage alone, so such tasks are measured with both \
+        boundaries; the bars show the boundary decode where it was measured.";
     let mut section = Section::new("Scores by mode", text);
     let charts = [
         (
@@ -250,7 +253,9 @@ fn blocks_section(measured: &Measured) -> Section {
         .collect::<Vec<_>>();
     let chart = BarChart {
         title: "Influence of each block".to_owned(),
-        description: "1 - mean cosine of a block's input and output over the stage's tokens; a short bar is a block that changes little.".to_owned(),
+        description: "1 - mean cosine of a block's input and output over the stage's tokens; a \
+            short bar is a block that changes little."
+            .to_owned(),
         group_label: "Block".to_owned(),
         groups: (0..depth).map(|block| block.to_string()).collect(),
         axis: Axis::new("Block influence").with_outliers_cut(values),
@@ -283,17 +288,29 @@ fn search_section(measured: &Measured) -> Section {
         best.push((*n, so_far.1));
     }
     let values: Vec<f64> = points.iter().map(|point| point.1).collect();
+    let in_decode = |evaluation: &Evaluation| !evaluation.removed.decode.is_empty();
+    let decode_begins = trace.iter().position(in_decode).map(|n| Annotation {
+        x: (n + 1) as f64,
+        label: "decode begins".to_owned(),
+    });
     let chart = LineChart {
         title: "Search progress".to_owned(),
-        description: "Mean negative log-likelihood of the continuations for every set of blocks that was tried, in the order of trying, and the best of each step.".to_owned(),
+        description: "Mean negative log-likelihood of the continuations for every set of \
+            blocks that was tried, in the order of trying, and the best of each step."
+            .to_owned(),
         x: Axis::new("Evaluation"),
-        y: Axis::new("Mean NLL").with_unit_name("nats").with_outliers_cut(values),
+        y: Axis::new("Mean NLL")
+            .with_unit_name("nats")
+            .with_outliers_cut(values),
         series: vec![
             LineSeries::new("tried", points).with_style(LineStyle::Points),
             LineSeries::new("best of its step", best).with_style(LineStyle::Step),
         ],
-        references: vec![Reference { label: format!("dense {:.3}", measured.search.cost_dense), value: measured.search.cost_dense }],
-        ..LineChart::default()
+        references: vec![Reference {
+            label: format!("dense {:.3}", measured.search.cost_dense),
+            value: measured.search.cost_dense,
+        }],
+        annotations: decode_begins.into_iter().collect(),
     };
     let text = format!(
         "{} evaluations. Prefill alone costs {:.3} nats a token (dense {:.3}), both stages {:.3}.",
@@ -334,7 +351,9 @@ fn traffic_section(run: &Run, measured: &Measured) -> Section {
     let total: f64 = bars.iter().filter_map(|bar| bar.value).sum();
     let without_trim = dense * (depth - decode.len()) as f64;
     let text = format!(
-        "An average scored prompt has {} of KV in the dense model. Without decode's removed blocks {} are left; after the first/last choice {} cross, {:.2} times fewer than dense. The table above has what was counted from the tensors.",
+        "An average scored prompt has {} of KV in the dense model. Without decode's removed \
+            blocks {} are left; after the first/last choice {} cross, {:.2} times fewer than \
+            dense. The table above has what was counted from the tensors.",
         Bytes((dense * depth as f64) as u64),
         Bytes(without_trim as u64),
         Bytes(total as u64),
@@ -358,13 +377,15 @@ fn traffic_section(run: &Run, measured: &Measured) -> Section {
         ],
         ..BarChart::default()
     };
-    let note = "What is dropped is the middle of the prompt. Tasks with short prompts hardly notice; a question about a detail in the middle of a long one may.";
+    let note = "What is dropped is the middle of the prompt. Tasks with short prompts hardly \
+        notice; a question about a detail in the middle of a long one may.";
     Section::new("KV traffic", text)
         .with(Item::Bars(chart))
         .with(Item::Note(note.to_owned()))
 }
 
 fn plan_section(measured: &Measured) -> Section {
-    let text = "The same file as plan.toml beside this page. `pdtrim eval`, `generate`, `logprobs` and `export` take it.";
+    let text = "The same file as plan.toml beside this page. `pdtrim eval`, `generate`, \
+        `logprobs` and `export` take it.";
     Section::new("Plan", text).with(Item::Code(measured.plan.to_toml()))
 }

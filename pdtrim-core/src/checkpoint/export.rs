@@ -263,10 +263,13 @@ fn hf_config(
 
 fn rope_scaling(config: &ModelConfig) -> Result<Value> {
     let scaling = match &config.rope.scaling {
-        RopeScaling::Factors(factors) => llama3_from_factors(config.rope.theta, factors).ok_or_else(|| Error::Export {
-            form: "a Hugging Face folder",
-            reason: "its rope_freqs.weight are no factors of Llama 3.1's scaling, which config.json could name".to_owned(),
-        })?,
+        RopeScaling::Factors(factors) => llama3_from_factors(config.rope.theta, factors)
+            .ok_or_else(|| Error::Export {
+                form: "a Hugging Face folder",
+                reason: "its rope_freqs.weight are no factors of Llama 3.1's scaling, which \
+                config.json could name"
+                    .to_owned(),
+            })?,
         known => known.clone(),
     };
     Ok(match scaling {

@@ -120,7 +120,7 @@ impl HfFolder {
 
     pub(super) fn tokenizer(&self, config: &ModelConfig) -> Result<Tokenizer> {
         let ends = (config.bos_token_id, config.eos_token_ids.first().copied());
-        Tokenizer::read(self.path.join("tokenizer.json"), config.vocab_size, ends)
+        Tokenizer::read(&self.path.join("tokenizer.json"), config.vocab_size, ends)
     }
 
     pub(super) fn listing(&self) -> Result<Vec<TensorListing>> {

@@ -135,18 +135,17 @@ impl Matrix<'_> {
     }
 }
 
-/// `out = a * b` for a `[m, k]` and a `[k, n]` matrix; rows of `out` are `out_stride` apart.
+/// `out = left * right` for a `[m, k]` and a `[k, n]` matrix; rows of `out` are `out_stride` apart.
 #[expect(unsafe_code, reason = "the gemm crate takes pointers")]
 fn multiply(
     [m, n, k]: [usize; 3],
-    a: &Matrix<'_>,
-    b: &Matrix<'_>,
+    left: &Matrix<'_>,
+    right: &Matrix<'_>,
     out: &mut [f32],
     out_stride: usize,
 ) {
-    assert!(
-        a.holds(m, k) && b.holds(k, n) && (m - 1) * out_stride + n <= out.len() && n <= out_stride
-    );
+    let out_fits = (m - 1) * out_stride + n <= out.len() && n <= out_stride;
+    assert!(left.holds(m, k) && right.holds(k, n) && out_fits);
     // SAFETY: by the line above, every element that the strides reach lies inside its slice; `out` is
     // borrowed mutably, so it overlaps neither input; `read_dst` is false, so `alpha` is not used.
     unsafe {
@@ -158,12 +157,12 @@ fn multiply(
             1,
             out_stride as isize,
             false,
-            a.elements.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
-            b.elements.as_ptr(),
-            b.column_stride as isize,
-            b.row_stride as isize,
+            left.elements.as_ptr(),
+            left.column_stride as isize,
+            left.row_stride as isize,
+            right.elements.as_ptr(),
+            right.column_stride as isize,
+            right.row_stride as isize,
             0.0,
             1.0,
             false,

@@ -16,7 +16,7 @@ pub(super) fn rms_norm(rows: &FlexTensor, weight: &FlexTensor, eps: f32) -> Flex
     let width = weight.len();
     let mut out = vec![0.0_f32; x.len()];
     for_each_row(&mut out, width, |row, out| {
-        simd::rms_norm(out, &x[row * width..][..width], weight, eps)
+        simd::rms_norm(out, &x[row * width..][..width], weight, eps);
     });
     FlexTensor::from_data(TensorData::new(out, rows.layout().shape().clone()))
 }
@@ -28,7 +28,7 @@ pub(super) fn silu_mul(gate: FlexTensor, up: &FlexTensor) -> FlexTensor {
     // Not by rows: a chunk is what a thread's first-level cache holds.
     let chunk = 4096;
     for_each_row(gate.storage_mut::<f32>(), chunk, |n, gate| {
-        simd::silu_mul(gate, &up[n * chunk..][..gate.len()])
+        simd::silu_mul(gate, &up[n * chunk..][..gate.len()]);
     });
     gate
 }

@@ -1,5 +1,10 @@
 //! Loops over f32 slices, compiled once for each width of vector that a CPU may have.
 
+#![expect(
+    clippy::inline_always,
+    reason = "a body that is not inlined would be compiled for the baseline only"
+)]
+
 use super::TokenScore;
 
 /// Gives a function a body for AVX-512, one for AVX2 and one for the baseline, and picks at run time.

@@ -210,6 +210,6 @@ mod tests {
             llama3_from_factors(500_000.0, &factors),
             Some(config.rope.scaling)
         );
-        assert_eq!(llama3_from_factors(500_000.0, &vec![1.5; 32]), None);
+        assert_eq!(llama3_from_factors(500_000.0, &[1.5; 32]), None);
     }
 }

@@ -116,7 +116,9 @@ impl<'a> CalibrationLoss<'a> {
     /// The continuations' embeddings, group by group.
     pub(super) fn continuations(&self, passage: &Passage<'_>) -> Result<Vec<Stream>> {
         let mut streams = passage.enter(self.calibration.windows())?;
-        streams.iter_mut().for_each(|stream| stream.prompt = None);
+        for stream in &mut streams {
+            stream.prompt = None;
+        }
         Ok(streams)
     }
 

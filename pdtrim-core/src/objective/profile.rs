@@ -78,7 +78,7 @@ impl CalibrationLoss<'_> {
             }
         }
         if self.rows == Rows::All {
-            means.prefill = means.decode.clone();
+            means.prefill.clone_from(&means.decode);
         }
         let values = |means: Vec<Mean>| means.into_iter().map(Mean::value).collect();
         Ok(Redundancy(PerStage {

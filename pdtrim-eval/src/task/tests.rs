@@ -105,22 +105,26 @@ fn values_that_make_no_sense_are_refused_by_key() {
         ),
         (
             CHOICE.replace("choices = \"c\"\n", "continuation = \"c\"\n"),
-            "task `t`, key `multiple_choice`: expected `context` and `choices`, or `contexts` and `continuation`, found context, continuation",
+            "task `t`, key `multiple_choice`: expected `context` and `choices`, or `contexts` \
+                and `continuation`, found context, continuation",
         ),
         (
             format!("{CHOICE}metrics = [\"acc\", \"acc\"]"),
-            "task `t`, key `multiple_choice.metrics`: expected each at most once of: acc, acc_norm, found [acc, acc]",
+            "task `t`, key `multiple_choice.metrics`: expected each at most once of: acc, \
+                acc_norm, found [acc, acc]",
         ),
         (
             CHOICE
                 .replace("context = ", "contexts = ")
                 .replace("{{q}}", "q")
                 .replace("choices = ", "metrics = [\"acc_norm\"]\ncontinuation = "),
-            "task `t`, key `multiple_choice.metrics`: expected each at most once of: acc, found [acc_norm]",
+            "task `t`, key `multiple_choice.metrics`: expected each at most once of: acc, \
+                found [acc_norm]",
         ),
         (
             format!("{CHOICE}[perplexity]\nwindow = 8\nprompt_tokens = 1"),
-            "task `t`, key `multiple_choice`: expected either this table or `perplexity`, found both",
+            "task `t`, key `multiple_choice`: expected either this table or `perplexity`, \
+                found both",
         ),
         (
             CHOICE.replace(
@@ -135,15 +139,18 @@ fn values_that_make_no_sense_are_refused_by_key() {
         ),
         (
             WINDOWS.replace("0.75", "0.01"),
-            "task `t`, key `perplexity.window`: expected at least one prompt token and one scored token, found a window of 8 with a prompt of 0",
+            "task `t`, key `perplexity.window`: expected at least one prompt token and one \
+                scored token, found a window of 8 with a prompt of 0",
         ),
         (
             WINDOWS.replace("prompt_share = 0.75", "prompt_tokens = 8"),
-            "task `t`, key `perplexity.window`: expected at least one prompt token and one scored token, found a window of 8 with a prompt of 8",
+            "task `t`, key `perplexity.window`: expected at least one prompt token and one \
+                scored token, found a window of 8 with a prompt of 8",
         ),
         (
             format!("{WINDOWS}prompt_tokens = 1"),
-            "task `t`, key `perplexity.prompt_share`: expected either this key or `prompt_tokens`, found both",
+            "task `t`, key `perplexity.prompt_share`: expected either this key or \
+                `prompt_tokens`, found both",
         ),
         (
             format!("{WINDOWS}max_windows = 0"),
@@ -151,7 +158,8 @@ fn values_that_make_no_sense_are_refused_by_key() {
         ),
         (
             WINDOWS.replace("format = \"text\"", "format = \"text\"\nlabels = \"l\""),
-            "task `t`, key `data.labels`: expected labels only beside `files` with records, found labels",
+            "task `t`, key `data.labels`: expected labels only beside `files` with records, \
+                found labels",
         ),
     ];
     for (text, expected) in cases {

@@ -185,7 +185,8 @@ fn data_that_is_not_there_is_one_error_with_task_paths_and_flag() {
 fn csv_task(columns: &str) -> Task {
     let text = format!(
         "name = \"c\"\nversion = 1\ndescription = \"d\"\n[data]\nfiles = [\"t.csv\"]\nformat = \"csv\"\n{columns}\n\
-         [multiple_choice]\ncontext = \"{{{{q}}}}\"\nchoices = \"[A, B]\"\ngold = \"index_of(['A', 'B'], answer)\"\n"
+         [multiple_choice]\ncontext = \"{{{{q}}}}\"\nchoices = \"[A, B]\"\ngold = \
+             \"index_of(['A', 'B'], answer)\"\n"
     );
     Task::parse(&text, "c.toml").unwrap()
 }

@@ -7,7 +7,6 @@ use pdtrim_eval::{Dataset, Prepared, Task};
 use crate::toy::{Toy, pairs};
 
 /// The folder with the published files; none in a checkout that stands alone.
-#[expect(clippy::print_stdout, reason = "a skipped test says so")]
 fn published() -> Option<PathBuf> {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
     if !dir.is_dir() {
@@ -55,8 +54,12 @@ fn piqa() {
         check("piqa", 1838, 1838, 3676),
         "Question: How do I ready a guinea pig cage for it's new occupants?\nAnswer:",
         &[
-            " Provide the guinea pig with a cage full of a few inches of bedding made of ripped paper strips, you will also need to supply it with a water bottle and a food dish.",
-            " Provide the guinea pig with a cage full of a few inches of bedding made of ripped jeans material, you will also need to supply it with a water bottle and a food dish.",
+            " Provide the guinea pig with a cage full of a few inches of bedding made of \
+                ripped paper strips, you will also need to supply it with a water bottle and a \
+                food dish.",
+            " Provide the guinea pig with a cage full of a few inches of bedding made of \
+                ripped jeans material, you will also need to supply it with a water bottle and \
+                a food dish.",
         ],
     );
 }
@@ -65,7 +68,8 @@ fn piqa() {
 fn hellaswag() {
     assert_first(
         check("hellaswag", 1000, 1000, 4000),
-        "Pole vault: Pole vault is a sport where you run with a pole and stop and swing your body. A few women",
+        "Pole vault: Pole vault is a sport where you run with a pole and stop and swing your \
+            body. A few women",
         &[
             " go down a rock and stop.",
             " watch from around a pole vault.",
@@ -80,7 +84,8 @@ fn arc_easy() {
     // 2,365 items with four choices, 7 with three and 4 with five.
     assert_first(
         check("arc_easy", 2376, 2376, 2365 * 4 + 7 * 3 + 4 * 5),
-        "Question: Which statement best explains why photosynthesis is the foundation of most food webs?\nAnswer:",
+        "Question: Which statement best explains why photosynthesis is the foundation of most \
+            food webs?\nAnswer:",
         &[
             " Sunlight is the source of energy for nearly all ecosystems.",
             " Most ecosystems are found on land instead of in water.",

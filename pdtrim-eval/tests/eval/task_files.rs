@@ -65,7 +65,8 @@ fn hellaswag() {
     let item = |ctx_a: &str, ctx_b: &str, label: &str| {
         format!(
             "{{\"ind\": 4, \"activity_label\": \"Cooking\", \"ctx_a\": \"{ctx_a}\", \"ctx_b\": \"{ctx_b}\", \"ctx\": \"unused\", \
-             \"label\": {label}, \"endings\": [\"a [substeps] b\", \"b.\", \"c.\", \"d.\"], \"source_id\": \"x\"}}\n"
+             \"label\": {label}, \"endings\": [\"a [substeps] b\", \"b.\", \"c.\", \"d.\"], \
+                 \"source_id\": \"x\"}}\n"
         )
     };
     let data = item("1 A man boils water.", "the Man", "3")

@@ -37,7 +37,7 @@ impl Strategy for Random {
     }
 }
 
-/// A number below `n` by SplitMix64, whose stream is the same on every machine and in every release;
+/// A number below `n` by `SplitMix64`, whose stream is the same on every machine and in every release;
 /// the bias of the remainder is below n / 2^64.
 fn draw(state: &mut u64, n: usize) -> usize {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

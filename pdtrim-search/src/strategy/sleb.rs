@@ -50,7 +50,7 @@ fn cheapest(
         .map(|&id| problem.target().stages(&removed.with(id)))
         .collect();
     let costs = ledger.costs(&candidates, &mut |evaluation| {
-        on_step(Step::Evaluated(evaluation.clone()))
+        on_step(Step::Evaluated(evaluation.clone()));
     })?;
     let best = choices
         .into_iter()

@@ -154,7 +154,8 @@ pub enum GgufError {
     },
     /// A tensor's data is not wholly inside the file.
     #[error(
-        "tensor `{tensor}` takes {n_bytes} bytes at offset {offset} of a data section of {data_len} bytes"
+        "tensor `{tensor}` takes {n_bytes} bytes at offset {offset} of a data section of \
+            {data_len} bytes"
     )]
     TensorRange {
         /// The tensor.
@@ -182,7 +183,8 @@ pub enum GgufError {
     },
     /// Rows that cannot be split into heads of paired rows.
     #[error(
-        "{n_values} values in {n_rows} rows cannot be split into {n_heads} heads with an even number of rows"
+        "{n_values} values in {n_rows} rows cannot be split into {n_heads} heads with an even \
+            number of rows"
     )]
     HeadRows {
         /// Values in the weight or bias.

@@ -275,7 +275,8 @@ fn a_pip_without_a_wheel_is_named() {
 
 #[test]
 fn the_last_line_of_a_failing_pip_is_the_reason() {
-    let script = "echo first >&2; echo 'ERROR: No matching distribution' >&2; echo '[notice] update pip' >&2; exit 3";
+    let script = "echo first >&2; echo 'ERROR: No matching distribution' >&2; echo '[notice] \
+        update pip' >&2; exit 3";
     let setup = Setup::new().with_pip(script).with_pip("exit 4");
     let tried = setup.tried();
     assert!(

@@ -20,7 +20,8 @@ pub struct Attempt {
 pub enum SourceError {
     /// A name without a slash is neither a path nor known.
     #[error(
-        "`{name}` is neither an existing file or folder nor a known model; known: {}; a Hugging Face model is org/name",
+        "`{name}` is neither an existing file or folder nor a known model; known: {}; a \
+            Hugging Face model is org/name",
         known.join(", ")
     )]
     UnknownName {
@@ -37,7 +38,8 @@ pub enum SourceError {
     },
     /// A name with a slash is no Hugging Face id.
     #[error(
-        "`{name}` is neither an existing path nor a Hugging Face id: expected {expected}, found {found}"
+        "`{name}` is neither an existing path nor a Hugging Face id: expected {expected}, \
+            found {found}"
     )]
     BadHubId {
         /// The name.
@@ -119,7 +121,8 @@ pub enum SourceError {
     },
     /// The repository has no weights in a format that PDTrim reads.
     #[error(
-        "{repo} has no model.safetensors, no model.safetensors.index.json and no GGUF file; it has {}",
+        "{repo} has no model.safetensors, no model.safetensors.index.json and no GGUF file; it \
+            has {}",
         some_of(files)
     )]
     NoWeights {
@@ -210,7 +213,8 @@ pub enum SourceError {
     },
     /// No source had the model.
     #[error(
-        "the model `{name}` cannot be fetched; tried\n{}\nname a checkpoint on this machine with --model PATH",
+        "the model `{name}` cannot be fetched; tried\n{}\nname a checkpoint on this machine \
+            with --model PATH",
         lines(tried)
     )]
     Unavailable {
@@ -224,7 +228,8 @@ pub enum SourceError {
     Offline,
     /// This user has no cache folder.
     #[error(
-        "this user has no cache folder; set PDTRIM_CACHE to one, or name a checkpoint with --model PATH"
+        "this user has no cache folder; set PDTRIM_CACHE to one, or name a checkpoint with \
+            --model PATH"
     )]
     NoCacheDir,
     /// The operating system refused to read or write a file.
