@@ -8,9 +8,11 @@ cd "$(dirname "$0")/.."
 kills=${1:-20}
 shift || true
 cargo build --release
-bin=${CARGO_TARGET_DIR:-target}/release/pdtrim
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+# A copy, so that a build in the meantime does not change what is tested.
+bin=$work/pdtrim
+cp "${CARGO_TARGET_DIR:-target}/release/pdtrim" "$bin"
 
 run() { "$bin" --quiet trim "$@" > "$work/stdout" 2> "$work/stderr"; }
 

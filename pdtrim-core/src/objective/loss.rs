@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::stream::{Passage, Split, Stream, last_position};
+use super::stream::{Passage, Split, Stream, last_position, send};
 use super::{Calibration, Objective, OnCost};
 use crate::block::{BlockId, BlockSet};
 use crate::cache::{BlockCache, KvCache};
@@ -24,6 +24,22 @@ pub enum Rows {
     /// Every token of the window after its first, in one pass through the blocks that decode keeps:
     /// what SLEB and one-machine pruning measure.
     All,
+}
+
+/// A transfer to measure, and the first block that it treats differently from the base.
+#[derive(Clone, Copy)]
+pub struct TransferCandidate<'t> {
+    /// The transfer.
+    pub transfer: &'t dyn CacheTransfer,
+    /// `None` if it differs in no block.
+    pub differs_from: Option<BlockId>,
+}
+
+/// What decode is without, and what it receives.
+#[derive(Clone, Copy)]
+struct DecodeChoice<'t> {
+    decode: &'t BlockSet,
+    transfer: &'t dyn CacheTransfer,
 }
 
 /// Prefill's side of every window for one P: what candidates that differ in decode only share.
@@ -83,26 +99,49 @@ impl<'a> CalibrationLoss<'a> {
         removed: &PerStage<BlockSet>,
         transfer: &dyn CacheTransfer,
     ) -> Result<f64> {
-        let passage = self.passage(transfer);
-        let run = self.prompt_run(&removed.prefill)?;
-        let windows = self.calibration.windows();
-        let mut total = (0.0, 0);
-        let mut from = 0;
-        for (stream, group) in self.continuations(&passage)?.into_iter().zip(&run.groups) {
-            let windows = &windows[from..from + group_size(&stream, group)];
-            from += windows.len();
-            let mut cache = group.cache.clone();
-            cache.drop_blocks(&removed.decode);
-            let mut cache = transfer.transfer(cache)?;
-            let mut hidden = stream.continuation;
-            for id in removed.decode.complement().iter() {
-                hidden = hidden
-                    .map(|hidden| self.decode_block(&passage, id, hidden, cache.take_block(id)));
-            }
-            let (sum, count) = passage.leave(windows, group.last.clone(), hidden);
-            total = (total.0 + sum, total.1 + count);
-        }
-        Ok(rounded(total))
+        let whole = TransferCandidate {
+            transfer,
+            differs_from: None,
+        };
+        let costs = self.transfer_costs(removed, transfer, &[whole], &mut |_, _| {
+            ControlFlow::Continue(())
+        })?;
+        Ok(costs[0])
+    }
+
+    /// J with `removed` and what each candidate lets through. Blocks before the first in which a
+    /// candidate differs from `base` are run once for all.
+    ///
+    /// # Errors
+    ///
+    /// As [`cost_with`](Self::cost_with), and [`Error::Stopped`] if `on_cost` broke off.
+    pub fn transfer_costs(
+        &self,
+        removed: &PerStage<BlockSet>,
+        base: &dyn CacheTransfer,
+        candidates: &[TransferCandidate<'_>],
+        on_cost: &mut OnCost<'_>,
+    ) -> Result<Vec<f64>> {
+        self.check_length()?;
+        let depth = self.depth();
+        let choice = |transfer| DecodeChoice {
+            decode: &removed.decode,
+            transfer,
+        };
+        let choices: Vec<_> = candidates
+            .iter()
+            .map(|candidate| choice(candidate.transfer))
+            .collect();
+        let forks = candidates
+            .iter()
+            .map(|candidate| candidate.differs_from.map_or(depth, BlockId::index));
+        self.decode_costs(
+            &removed.prefill,
+            &choice(base),
+            &choices,
+            forks.collect(),
+            &Report::new(on_cost),
+        )
     }
 
     pub(super) fn passage<'t>(&'t self, transfer: &'t dyn CacheTransfer) -> Passage<'t> {
@@ -122,16 +161,16 @@ impl<'a> CalibrationLoss<'a> {
         Ok(streams)
     }
 
-    pub(super) fn decode_block(
-        &self,
-        passage: &Passage<'_>,
-        id: BlockId,
-        hidden: Tensor<3>,
-        cache: Option<BlockCache>,
-    ) -> Tensor<3> {
-        let cache =
-            cache.unwrap_or_else(|| BlockCache::with_capacity(self.model, hidden.dims()[0], 0));
-        passage.step_continuation(id, hidden, cache)
+    fn check_length(&self) -> Result<()> {
+        let (tokens, limit) = (
+            self.calibration.window_tokens(),
+            self.model.dims().context_length,
+        );
+        if tokens > limit {
+            Err(Error::ContextLength { tokens, limit })
+        } else {
+            Ok(())
+        }
     }
 
     /// Prefill's side for `prefill`, computed once for as long as P stays the same.
@@ -182,42 +221,47 @@ impl<'a> CalibrationLoss<'a> {
     /// Candidates that share P: the prompts' KV is known, only continuations run.
     fn decode_costs(
         &self,
-        candidates: &[PerStage<BlockSet>],
+        prefill: &BlockSet,
+        base: &DecodeChoice<'_>,
+        choices: &[DecodeChoice<'_>],
+        forks: Vec<usize>,
         report: &Report<'_, '_>,
     ) -> Result<Vec<f64>> {
         let passage = self.passage(&SendAll);
-        let run = self.prompt_run(&candidates[0].prefill)?;
+        let run = self.prompt_run(prefill)?;
         let run = &*run;
-        let step = |id: BlockId, removed: &PerStage<BlockSet>, streams: &mut Vec<Stream>| {
-            if removed.decode.contains(id) {
+        let step = |id: BlockId, choice: &DecodeChoice<'_>, streams: &mut Vec<Stream>| {
+            if choice.decode.contains(id) {
                 return Ok(());
             }
             for (stream, group) in streams.iter_mut().zip(&run.groups) {
-                let cache = group.cache.block(id).cloned();
-                stream.continuation = stream
-                    .continuation
-                    .take()
-                    .map(|hidden| self.decode_block(&passage, id, hidden, cache));
+                let Some(hidden) = stream.continuation.take() else {
+                    continue;
+                };
+                let cache = match group.cache.block(id) {
+                    Some(cache) => send(choice.transfer, id, self.depth(), cache.clone())?,
+                    None => BlockCache::with_capacity(self.model, hidden.dims()[0], 0),
+                };
+                stream.continuation = Some(passage.step_continuation(id, hidden, cache));
             }
             Ok(())
         };
         let leave = |streams: Vec<Stream>| {
-            let sizes: Vec<usize> = streams
-                .iter()
-                .zip(&run.groups)
+            let grouped = streams.iter().zip(&run.groups);
+            let sizes: Vec<usize> = grouped
                 .map(|(stream, group)| group_size(stream, group))
                 .collect();
             let last = run.groups.iter().map(|group| group.last.clone());
             self.leave_groups(&passage, &sizes, last, streams)
         };
-        sweep(
-            self.depth(),
-            candidates,
-            self.continuations(&passage)?,
-            &step,
-            &leave,
-            report,
-        )
+        let sweep = Sweep {
+            depth: self.depth(),
+            base,
+            candidates: choices,
+            step: &step,
+            leave: &leave,
+        };
+        sweep.run(forks, self.continuations(&passage)?, report)
     }
 
     /// Candidates that differ in P: both stages run, block by block.
@@ -244,14 +288,19 @@ impl<'a> CalibrationLoss<'a> {
                 .collect();
             self.leave_groups(&passage, &sizes, last.into_iter(), streams)
         };
-        sweep(
-            self.depth(),
+        let base = common(candidates);
+        let forks = candidates
+            .iter()
+            .map(|candidate| first_difference(&base, candidate))
+            .collect();
+        let sweep = Sweep {
+            depth: self.depth(),
+            base: &base,
             candidates,
-            passage.enter(self.calibration.windows())?,
-            &step,
-            &leave,
-            report,
-        )
+            step: &step,
+            leave: &leave,
+        };
+        sweep.run(forks, passage.enter(self.calibration.windows())?, report)
     }
 
     fn leave_groups(
@@ -286,26 +335,35 @@ impl Objective for CalibrationLoss<'_> {
         let Some(first) = candidates.first() else {
             return Ok(Vec::new());
         };
-        let (length, limit) = (
-            self.calibration.window_tokens(),
-            self.model.dims().context_length,
-        );
-        if length > limit {
-            return Err(Error::ContextLength {
-                tokens: length,
-                limit,
-            });
-        }
+        self.check_length()?;
         let report = Report::new(on_cost);
         let shared_prefill = candidates
             .iter()
             .all(|candidate| candidate.prefill == first.prefill);
         // With all rows there is no prompt, so P does not matter.
-        if shared_prefill || self.rows == Rows::All {
-            self.decode_costs(candidates, &report)
-        } else {
-            self.both_costs(candidates, &report)
+        if !shared_prefill && self.rows != Rows::All {
+            return self.both_costs(candidates, &report);
         }
+        let base = common(candidates);
+        let forks = candidates
+            .iter()
+            .map(|candidate| first_difference(&base, candidate))
+            .collect();
+        let choice = |removed| DecodeChoice {
+            decode: removed,
+            transfer: &SendAll,
+        };
+        let choices: Vec<_> = candidates
+            .iter()
+            .map(|candidate| choice(&candidate.decode))
+            .collect();
+        self.decode_costs(
+            &first.prefill,
+            &choice(&base.decode),
+            &choices,
+            forks,
+            &report,
+        )
     }
 }
 
@@ -331,57 +389,74 @@ impl<'f, 'c> Report<'f, 'c> {
 }
 
 /// Moves the blocks that all candidates share through the stack once; at the first block in which a
-/// candidate differs, its own suffix starts from there. Suffixes run in parallel.
-fn sweep<S: Fn(BlockId, &PerStage<BlockSet>, &mut Vec<Stream>) -> Result<()> + Sync>(
+/// candidate differs from `base`, its own suffix starts from there. Suffixes run in parallel.
+struct Sweep<'s, C, S, L> {
     depth: usize,
-    candidates: &[PerStage<BlockSet>],
-    mut streams: Vec<Stream>,
-    step: &S,
-    leave: &(dyn Fn(Vec<Stream>) -> f64 + Sync),
-    report: &Report<'_, '_>,
-) -> Result<Vec<f64>> {
-    let base = candidates[1..]
-        .iter()
-        .fold(candidates[0].clone(), |base, candidate| PerStage {
-            prefill: base.prefill.intersection(&candidate.prefill),
-            decode: base.decode.intersection(&candidate.decode),
-        });
-    let fork = |candidate: &PerStage<BlockSet>| {
-        let differs = candidate
-            .prefill
-            .difference(&base.prefill)
-            .union(&candidate.decode.difference(&base.decode));
-        differs.iter().next().map_or(depth, BlockId::index)
-    };
-    let mut forks: Vec<(usize, usize)> = candidates.iter().map(fork).zip(0..).collect();
-    forks.sort_unstable();
+    base: &'s C,
+    candidates: &'s [C],
+    step: &'s S,
+    leave: &'s L,
+}
 
-    let mut starts = Vec::with_capacity(forks.len());
-    let mut at = 0;
-    for (block, candidate) in forks {
-        for id in (at..block).map(BlockId::new) {
-            step(id, &base, &mut streams)?;
+impl<C, S, L> Sweep<'_, C, S, L>
+where
+    C: Sync,
+    S: Fn(BlockId, &C, &mut Vec<Stream>) -> Result<()> + Sync,
+    L: Fn(Vec<Stream>) -> f64 + Sync,
+{
+    /// `forks[n]` is the first block in which candidate n differs.
+    fn run(
+        &self,
+        forks: Vec<usize>,
+        mut streams: Vec<Stream>,
+        report: &Report<'_, '_>,
+    ) -> Result<Vec<f64>> {
+        let mut forks: Vec<(usize, usize)> = forks.into_iter().zip(0..).collect();
+        forks.sort_unstable();
+        let mut starts = Vec::with_capacity(forks.len());
+        let mut at = 0;
+        for (block, candidate) in forks {
+            for id in (at..block).map(BlockId::new) {
+                (self.step)(id, self.base, &mut streams)?;
+            }
+            at = block;
+            starts.push((block, candidate, streams.clone()));
         }
-        at = block;
-        starts.push((block, candidate, streams.clone()));
+        drop(streams);
+        let run = |(block, candidate, mut streams): (usize, usize, Vec<Stream>)| {
+            for id in (block..self.depth).map(BlockId::new) {
+                (self.step)(id, &self.candidates[candidate], &mut streams)?;
+            }
+            let cost = (self.leave)(streams);
+            report.send(candidate, cost)?;
+            Ok((candidate, cost))
+        };
+        // One candidate a task: rayon would otherwise hand out runs of neighbours, the longest
+        // suffixes first.
+        let costs = starts.into_par_iter().with_max_len(1).map(run);
+        let mut costs: Vec<(usize, f64)> = costs.collect::<Result<_>>()?;
+        costs.sort_unstable_by_key(|&(candidate, _)| candidate);
+        Ok(costs.into_iter().map(|(_, cost)| cost).collect())
     }
-    drop(streams);
-    let run = |(block, candidate, mut streams): (usize, usize, Vec<Stream>)| {
-        for id in (block..depth).map(BlockId::new) {
-            step(id, &candidates[candidate], &mut streams)?;
-        }
-        let cost = leave(streams);
-        report.send(candidate, cost)?;
-        Ok((candidate, cost))
+}
+
+/// What is removed in every candidate.
+fn common(candidates: &[PerStage<BlockSet>]) -> PerStage<BlockSet> {
+    let both = |base: PerStage<BlockSet>, candidate: &PerStage<BlockSet>| PerStage {
+        prefill: base.prefill.intersection(&candidate.prefill),
+        decode: base.decode.intersection(&candidate.decode),
     };
-    // One candidate a task: rayon would otherwise hand out runs of neighbours, longest suffixes first.
-    let mut costs: Vec<(usize, f64)> = starts
-        .into_par_iter()
-        .with_max_len(1)
-        .map(run)
-        .collect::<Result<_>>()?;
-    costs.sort_unstable_by_key(|&(candidate, _)| candidate);
-    Ok(costs.into_iter().map(|(_, cost)| cost).collect())
+    candidates[1..].iter().fold(candidates[0].clone(), both)
+}
+
+/// The first block that `candidate` removes and `base` does not; the depth if there is none.
+fn first_difference(base: &PerStage<BlockSet>, candidate: &PerStage<BlockSet>) -> usize {
+    let prefill = candidate.prefill.difference(&base.prefill);
+    let differs = prefill.union(&candidate.decode.difference(&base.decode));
+    differs
+        .iter()
+        .next()
+        .map_or(base.decode.depth(), BlockId::index)
 }
 
 /// Windows in a group whose prompt was run before.

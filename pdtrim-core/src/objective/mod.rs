@@ -14,7 +14,7 @@ use crate::block::BlockSet;
 use crate::error::{Error, Result};
 use crate::stage::PerStage;
 
-pub use loss::{CalibrationLoss, Rows};
+pub use loss::{CalibrationLoss, Rows, TransferCandidate};
 pub use profile::{AttentionProfile, Redundancy};
 
 /// Called with a candidate's index and cost as soon as it is known; [`ControlFlow::Break`] stops the rest.

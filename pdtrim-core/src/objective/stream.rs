@@ -119,7 +119,7 @@ impl Passage<'_> {
         };
         let batch = continuation.dims()[0];
         let cache = match cache {
-            Some(cache) => self.send(id, removed.decode.depth(), cache)?,
+            Some(cache) => send(self.transfer, id, removed.decode.depth(), cache)?,
             None => BlockCache::with_capacity(self.model, batch, 0),
         };
         stream.continuation = Some(self.step_continuation(id, continuation, cache));
@@ -156,16 +156,6 @@ impl Passage<'_> {
     ) -> Tensor<3> {
         self.model
             .run_block(id, hidden, TokenPosition(self.split.read), &mut cache)
-    }
-
-    /// What decode receives of block `id`.
-    fn send(&self, id: BlockId, depth: usize, cache: BlockCache) -> Result<BlockCache> {
-        let sent = self
-            .transfer
-            .transfer(KvCache::of_block(depth, id, cache))?;
-        Ok(sent
-            .into_block(id)
-            .expect("a transfer drops positions, not blocks"))
     }
 
     /// Sum of the negative log-likelihoods of a group's targets, and their number.
@@ -219,4 +209,17 @@ pub(super) fn last_position(hidden: &Tensor<3>) -> Tensor<2> {
     let [batch, seq, width] = hidden.dims();
     let rows: Vec<usize> = (0..batch).map(|row| row * seq + seq - 1).collect();
     select_rows(hidden.clone().reshape([batch * seq, width]), &rows)
+}
+
+/// What decode receives of the cache of block `id`.
+pub(super) fn send(
+    transfer: &dyn CacheTransfer,
+    id: BlockId,
+    depth: usize,
+    cache: BlockCache,
+) -> Result<BlockCache> {
+    let sent = transfer.transfer(KvCache::of_block(depth, id, cache))?;
+    Ok(sent
+        .into_block(id)
+        .expect("a transfer drops positions, not blocks"))
 }
