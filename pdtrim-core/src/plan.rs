@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
 use crate::block::BlockSet;
 use crate::error::{Error, Result};
@@ -252,10 +253,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
-    let mut file = tempfile::Builder::new()
-        .prefix(".pdtrim-")
-        .tempfile_in(folder)
-        .map_err(Error::io("write to", folder))?;
+    let mut file = temporary_sibling(folder)?;
     file.write_all(bytes)
         .and_then(|()| file.as_file().sync_data())
         .map_err(Error::io("write", path))?;
@@ -265,6 +263,25 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         source: failed.error,
     })?;
     Ok(())
+}
+
+/// A temporary file in `folder` that goes when it is dropped, with the permissions of an ordinary new
+/// file: what is written here is for other users' engines too.
+pub(crate) fn temporary_sibling(folder: &Path) -> Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".pdtrim-");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+        builder
+            .tempfile_in(folder)
+            .map_err(Error::io("write to", folder))
+    }
+    #[cfg(not(unix))]
+    builder
+        .tempfile_in(folder)
+        .map_err(Error::io("write to", folder))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::block::BlockSet;
 use crate::config::{ModelConfig, RopeScaling};
 use crate::error::{Error, Result};
 use crate::model::llama3_from_factors;
-use crate::plan::write_atomically;
+use crate::plan::{temporary_sibling, write_atomically};
 use crate::units::Bytes;
 
 /// What an export wrote.
@@ -177,10 +177,7 @@ impl View for LazyView {
 /// Streams the tensors to a temporary sibling, flushes it and renames it.
 fn write_weights(path: &Path, views: Vec<(String, LazyView)>) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let temporary = tempfile::Builder::new()
-        .prefix(".pdtrim-")
-        .tempfile_in(folder)
-        .map_err(Error::io("write to", folder))?;
+    let temporary = temporary_sibling(folder)?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let target = temporary.path().to_owned();
     let write = move || safetensors::serialize_to_file(views, Some(metadata), &target);
