@@ -6,7 +6,6 @@
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::block::{BlockId, BlockSet};
-use crate::model::{BlockModel, ModelDims};
 use crate::units::Bytes;
 
 /// Position of a token in its text, counted from 0.
@@ -14,32 +13,50 @@ use crate::units::Bytes;
 pub struct TokenPosition(pub usize);
 
 /// Keys and values of one block, `[batch, capacity, n_kv_heads, head_dim]`, of which the first `len`
-/// places are filled. Written in place as long as nobody shares the tensor.
+/// places are filled. Written in place as long as nobody shares the tensors.
 #[derive(Clone, Debug)]
 pub struct BlockCache {
+    /// `None` while no position is held: not every backend has tensors without elements.
+    held: Option<KeysValues>,
+    positions: Vec<TokenPosition>,
+    /// Positions to make room for when the first ones come.
+    capacity: usize,
+}
+
+#[derive(Clone, Debug)]
+struct KeysValues {
     keys: Tensor<4>,
     values: Tensor<4>,
-    positions: Vec<TokenPosition>,
+}
+
+impl KeysValues {
+    fn map(self, change: impl Fn(Tensor<4>) -> Tensor<4>) -> Self {
+        Self {
+            keys: change(self.keys),
+            values: change(self.values),
+        }
+    }
+
+    fn zip(self, other: Self, join: impl Fn(Tensor<4>, Tensor<4>) -> Tensor<4>) -> Self {
+        Self {
+            keys: join(self.keys, other.keys),
+            values: join(self.values, other.values),
+        }
+    }
+
+    fn capacity(&self) -> usize {
+        self.keys.dims()[1]
+    }
 }
 
 impl BlockCache {
-    /// An empty cache with room for `capacity` positions.
-    pub fn with_capacity(model: &dyn BlockModel, batch: usize, capacity: usize) -> Self {
-        let ModelDims {
-            n_kv_heads,
-            head_dim,
-            ..
-        } = model.dims();
-        let empty = || {
-            Tensor::zeros(
-                [batch, capacity, n_kv_heads, head_dim],
-                (model.device(), model.dtype()),
-            )
-        };
+    /// An empty cache with room for `capacity` positions. With less room than the first append needs,
+    /// that append's own tensors are held: a prompt's keys and values need not be copied.
+    pub fn with_capacity(capacity: usize) -> Self {
         Self {
-            keys: empty(),
-            values: empty(),
-            positions: Vec::with_capacity(capacity),
+            held: None,
+            positions: Vec::new(),
+            capacity,
         }
     }
 
@@ -59,53 +76,60 @@ impl BlockCache {
     }
 
     /// Keys `[batch, len, n_kv_heads, head_dim]`, as a view where the backend has views.
+    ///
+    /// # Panics
+    ///
+    /// Panics if no position is held.
     pub fn keys(&self) -> Tensor<4> {
-        self.keys.clone().narrow(1, 0, self.len())
+        self.filled(|held| &held.keys)
     }
 
     /// Values `[batch, len, n_kv_heads, head_dim]`, as a view where the backend has views.
+    ///
+    /// # Panics
+    ///
+    /// Panics if no position is held.
     pub fn values(&self) -> Tensor<4> {
-        self.values.clone().narrow(1, 0, self.len())
+        self.filled(|held| &held.values)
+    }
+
+    fn filled(&self, part: impl Fn(&KeysValues) -> &Tensor<4>) -> Tensor<4> {
+        let held = self
+            .held
+            .as_ref()
+            .expect("the caller asks only for what was appended");
+        part(held).clone().narrow(1, 0, self.len())
     }
 
     /// Appends keys and values `[batch, seq, n_kv_heads, head_dim]` of `seq` positions from `start` on.
     ///
     /// In place while there is room; else the tensors grow to exactly what is needed.
     pub fn append(&mut self, keys: Tensor<4>, values: Tensor<4>, start: TokenPosition) {
-        let seq = keys.dims()[1];
-        let (len, capacity) = (self.len(), self.keys.dims()[1]);
-        if len == 0 && capacity <= seq {
-            (self.keys, self.values) = (keys, values);
-        } else if len + seq <= capacity {
-            self.keys.inplace(|held| write_places(held, len, keys));
-            self.values.inplace(|held| write_places(held, len, values));
-        } else {
-            self.keys = Tensor::cat(vec![self.keys(), keys], 1);
-            self.values = Tensor::cat(vec![self.values(), values], 1);
-        }
+        let (len, seq) = (self.len(), keys.dims()[1]);
+        let new = KeysValues { keys, values };
+        self.held = Some(match self.held.take() {
+            None if self.capacity <= seq => new,
+            None => with_room(&new, self.capacity).zip(new, |room, new| write_places(room, 0, new)),
+            Some(held) if len + seq <= held.capacity() => {
+                held.zip(new, |held, new| write_places(held, len, new))
+            }
+            Some(held) => held.zip(new, |held, new| {
+                Tensor::cat(vec![held.narrow(1, 0, len), new], 1)
+            }),
+        });
         self.positions
             .extend((start.0..start.0 + seq).map(TokenPosition));
     }
 
     /// Makes room for `more` further positions, so that appending them happens in place.
     pub fn reserve(&mut self, more: usize) {
-        let [batch, capacity, heads, width] = self.keys.dims();
-        let needed = self.len() + more;
-        if needed <= capacity {
-            return;
-        }
-        let device = self.keys.device();
         let len = self.len();
-        let grow = |held: &Tensor<4>| {
-            let room = Tensor::zeros([batch, needed, heads, width], (&device, held.dtype()));
-            if len == 0 {
-                room
-            } else {
-                write_places(room, 0, held.clone().narrow(1, 0, len))
-            }
-        };
-        self.keys = grow(&self.keys);
-        self.values = grow(&self.values);
+        self.capacity = len + more;
+        if let Some(held) = self.held.take_if(|held| held.capacity() < len + more) {
+            let room = with_room(&held, len + more);
+            let filled = held.map(|held| held.narrow(1, 0, len));
+            self.held = Some(room.zip(filled, |room, filled| write_places(room, 0, filled)));
+        }
     }
 
     /// Keeps only the given places, ascending; their token positions stay what they were.
@@ -117,31 +141,46 @@ impl BlockCache {
         if places.len() == self.len() {
             return;
         }
-        let indices: Vec<i32> = places.iter().map(|&place| place as i32).collect();
-        let device = self.keys.device();
-        let indices =
-            Tensor::<1, Int>::from_data(TensorData::new(indices, [places.len()]), &device);
         self.positions = places.iter().map(|&place| self.positions[place]).collect();
-        self.keys = self.keys.clone().select(1, indices.clone());
-        self.values = self.values.clone().select(1, indices);
+        self.held = self.held.take().filter(|_| !places.is_empty()).map(|held| {
+            let indices: Vec<i32> = places.iter().map(|&place| place as i32).collect();
+            let indices = TensorData::new(indices, [places.len()]);
+            let indices = Tensor::<1, Int>::from_data(indices, &held.keys.device());
+            held.map(|held| held.select(1, indices.clone()))
+        });
     }
 
     /// The same cache for a batch of `batch` copies of its only row.
     #[must_use]
     pub fn repeat_batch(&self, batch: usize) -> Self {
-        let copies = |held: Tensor<4>| held.repeat_dim(0, batch);
+        let held = self.held.clone();
+        let held =
+            held.map(|held| held.map(|held| held.narrow(1, 0, self.len()).repeat_dim(0, batch)));
         Self {
-            keys: copies(self.keys()),
-            values: copies(self.values()),
-            positions: self.positions.clone(),
+            held,
+            ..self.clone()
         }
     }
 
     /// Size of the filled part, for one row of the batch.
     pub fn bytes_per_row(&self) -> Bytes {
-        let [_, _, heads, width] = self.keys.dims();
-        let element = self.keys.dtype().size();
+        let Some(held) = &self.held else {
+            return Bytes(0);
+        };
+        let [_, _, heads, width] = held.keys.dims();
+        let element = held.keys.dtype().size();
         Bytes((2 * self.len() * heads * width * element) as u64)
+    }
+}
+
+/// Zeros for `capacity` positions of the batch, heads and element type of `like`.
+fn with_room(like: &KeysValues, capacity: usize) -> KeysValues {
+    let [batch, _, heads, width] = like.keys.dims();
+    let options = (&like.keys.device(), like.keys.dtype());
+    let room = || Tensor::zeros([batch, capacity, heads, width], options);
+    KeysValues {
+        keys: room(),
+        values: room(),
     }
 }
 
@@ -158,16 +197,11 @@ pub struct KvCache {
 
 impl KvCache {
     /// An empty cache for the blocks in `blocks`, with room for `capacity` positions.
-    pub fn with_capacity(
-        model: &dyn BlockModel,
-        blocks: &BlockSet,
-        batch: usize,
-        capacity: usize,
-    ) -> Self {
+    pub fn with_capacity(blocks: &BlockSet, capacity: usize) -> Self {
         let make = |id| {
             blocks
                 .contains(id)
-                .then(|| BlockCache::with_capacity(model, batch, capacity))
+                .then(|| BlockCache::with_capacity(capacity))
         };
         Self {
             blocks: (0..blocks.depth()).map(BlockId::new).map(make).collect(),

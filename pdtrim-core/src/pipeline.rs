@@ -14,7 +14,7 @@ use crate::plan::check_removed;
 use crate::stage::{Boundary, KvFill, PerStage, Stage};
 use crate::units::Bytes;
 
-/// Hands prefill's KV cache to decode; may drop positions.
+/// Hands prefill's KV cache to decode; may drop positions of a block, never a block.
 pub trait CacheTransfer: Send + Sync {
     /// Returns what decode receives of `cache`, which holds the blocks that decode runs.
     ///
@@ -194,7 +194,7 @@ impl<'a> PdModel<'a> {
             .prefill
             .intersection(&self.removed.decode)
             .complement();
-        let mut cache = KvCache::with_capacity(self.model, &needed, prompts.len(), read);
+        let mut cache = KvCache::with_capacity(&needed, 0);
         let mut last = None;
         if read > 0 {
             let rows: Vec<&[u32]> = prompts
@@ -313,14 +313,7 @@ impl<'a> PdModel<'a> {
         }
         let start = handover.next;
         let mut cache = handover.cache;
-        if start.0 == 0 {
-            cache = KvCache::with_capacity(
-                self.model,
-                &self.removed.decode.complement(),
-                rows.len(),
-                seq,
-            );
-        } else if rows.len() > 1 {
+        if rows.len() > 1 {
             cache = cache.repeat_batch(rows.len());
         }
         cache.reserve(seq);
@@ -362,14 +355,6 @@ impl<'a> PdModel<'a> {
         let mut logits = handover.last.take().map(|last| self.model.logits(last));
         let mut pending = prompt[prompt.len() - 1];
         let mut cache = handover.cache;
-        if position.0 == 0 {
-            cache = KvCache::with_capacity(
-                self.model,
-                &self.removed.decode.complement(),
-                1,
-                max_new_tokens,
-            );
-        }
         cache.reserve(max_new_tokens);
         while tokens.len() < max_new_tokens {
             let ready = if let Some(logits) = logits.take() {

@@ -20,7 +20,7 @@ use reference::{Reference, ids, indices, numbers, reference};
 fn last_logits(reference: &Reference, tokens: &[u32]) -> Vec<f32> {
     let model = &reference.model;
     let depth = model.dims().n_blocks;
-    let mut cache = KvCache::with_capacity(model, &BlockSet::all(depth), 1, tokens.len());
+    let mut cache = KvCache::with_capacity(&BlockSet::all(depth), tokens.len());
     let mut hidden = model.embed(token_tensor(model, &[tokens]).unwrap(), TokenPosition(0));
     for id in (0..depth).map(BlockId::new) {
         hidden = model.run_block(id, hidden, TokenPosition(0), cache.block_mut(id).unwrap());

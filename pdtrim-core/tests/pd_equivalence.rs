@@ -61,7 +61,7 @@ fn boundaries() -> impl Strategy<Value = Boundary> {
 fn plain_forward(model: &dyn BlockModel, tokens: &[u32], removed: &BlockSet) -> Vec<TokenScore> {
     let fed = &tokens[..tokens.len() - 1];
     let kept = removed.complement();
-    let mut cache = KvCache::with_capacity(model, &kept, 1, fed.len());
+    let mut cache = KvCache::with_capacity(&kept, fed.len());
     let mut hidden = model.embed(token_tensor(model, &[fed]).unwrap(), TokenPosition(0));
     for id in kept.iter() {
         hidden = model.run_block(id, hidden, TokenPosition(0), cache.block_mut(id).unwrap());
@@ -211,7 +211,7 @@ proptest! {
         }
         let silent = Llama::new(dense.config().clone(), weights, dense.device());
         let read = if boundary == Boundary::Prefill { prompt.len() } else { prompt.len() - 1 };
-        let mut cache = KvCache::with_capacity(&dense, &BlockSet::all(DEPTH), 1, 64);
+        let mut cache = KvCache::with_capacity(&BlockSet::all(DEPTH), 64);
         let mut hidden = silent.embed(token_tensor(&silent, &[&prompt[..read]]).unwrap(), TokenPosition(0));
         for id in (0..DEPTH).map(BlockId::new) {
             hidden = silent.run_block(id, hidden, TokenPosition(0), cache.block_mut(id).unwrap());

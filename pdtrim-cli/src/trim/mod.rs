@@ -97,7 +97,6 @@ impl Run {
     fn finish(self) -> Result<Trimmed> {
         let measured = self.measure()?;
         let out = &self.config.out;
-        measured.plan.write(&out.join("plan.toml"))?;
         let results = serde_json::to_string_pretty(&measured.scores.to_json())?;
         pdtrim_core::write_atomically(
             &out.join("results.json"),
@@ -108,6 +107,8 @@ impl Run {
         pdtrim_core::write_atomically(&out.join("results.csv"), &csv)?;
         let page = report::page(&self, &measured).render();
         pdtrim_core::write_atomically(&out.join("report.html"), page.as_bytes())?;
+        // Last: a folder with a plan has everything that belongs to it.
+        measured.plan.write(&out.join("plan.toml"))?;
         let summary = report::summary(&self, &measured);
         Ok(Trimmed {
             scores: measured.scores,

@@ -8,8 +8,10 @@ use burn::store::burn_pack::{Error as PackError, Tensor as PackTensor};
 use burn::tensor::{DType, Shape, TensorData};
 
 use super::TensorListing;
-use super::gguf::{GgufError, GgufFile, GgufTokenizer, Metadata, undo_rope_permutation};
-use super::names::{Slot, gguf_architecture, may_be_ignored, rows_are_permuted, slots};
+use super::gguf::{
+    GgufError, GgufFile, GgufTokenizer, Metadata, rope_rows_are_permuted, undo_rope_permutation,
+};
+use super::names::{Slot, gguf_architecture, may_be_ignored, slots};
 use crate::config::{ModelConfig, RopeConfig, RopeScaling};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -33,7 +35,7 @@ impl GgufSource {
             .required("general.architecture")
             .map_err(wrap)?;
         let config = config(path, &file, architecture)?;
-        let permuted = rows_are_permuted(architecture);
+        let permuted = rope_rows_are_permuted(architecture);
         Ok((
             config,
             Self {

@@ -146,11 +146,6 @@ pub(super) fn may_be_ignored(name: &str) -> bool {
     name.ends_with("rotary_emb.inv_freq") || name == "rope_freqs.weight" || name == "lm_head.weight"
 }
 
-/// Whether a file of this architecture by llama.cpp has permuted query and key rows.
-pub(super) fn rows_are_permuted(gguf_architecture: &str) -> bool {
-    super::gguf::rope_rows_are_permuted(gguf_architecture)
-}
-
 /// The architecture behind a GGUF's `general.architecture`. Mistral's files say `llama` too: the
 /// forward pass is the same.
 pub(super) fn gguf_architecture(name: &str) -> Option<Architecture> {

@@ -240,7 +240,7 @@ impl<'a> CalibrationLoss<'a> {
                 };
                 let cache = match group.cache.block(id) {
                     Some(cache) => send(choice.transfer, id, self.depth(), cache.clone())?,
-                    None => BlockCache::with_capacity(self.model, hidden.dims()[0], 0),
+                    None => BlockCache::with_capacity(0),
                 };
                 stream.continuation = Some(passage.step_continuation(id, hidden, cache));
             }

@@ -105,7 +105,7 @@ impl CalibrationLoss<'_> {
             for id in removed.decode.complement().iter() {
                 let mut cache = match group.cache.block(id) {
                     Some(cache) => cache.clone(),
-                    None => BlockCache::with_capacity(self.model, hidden.dims()[0], 0),
+                    None => BlockCache::with_capacity(0),
                 };
                 let start = crate::cache::TokenPosition(passage.split.read);
                 let asked = self.model.queries(id, hidden.clone(), start);
@@ -154,6 +154,9 @@ fn cosines(input: Tensor<3>, output: Tensor<3>) -> (f64, usize) {
 
 /// Sum over batch and queries of the mean over heads of the attention on each of the first `n_prompt` places.
 fn attention_by_position(queries: Tensor<4>, keys: Tensor<4>, n_prompt: usize) -> Vec<f64> {
+    if n_prompt == 0 {
+        return Vec::new();
+    }
     let [batch, seq, n_heads, width] = queries.dims();
     let [_, places, n_kv_heads, _] = keys.dims();
     let group = n_heads / n_kv_heads;

@@ -117,10 +117,9 @@ impl Passage<'_> {
         let Some(continuation) = stream.continuation.take_if(|_| keeps.decode) else {
             return Ok(());
         };
-        let batch = continuation.dims()[0];
         let cache = match cache {
             Some(cache) => send(self.transfer, id, removed.decode.depth(), cache)?,
-            None => BlockCache::with_capacity(self.model, batch, 0),
+            None => BlockCache::with_capacity(0),
         };
         stream.continuation = Some(self.step_continuation(id, continuation, cache));
         Ok(())
@@ -134,7 +133,7 @@ impl Passage<'_> {
         prompt: &mut Option<Tensor<3>>,
     ) -> Option<BlockCache> {
         let hidden = prompt.take()?;
-        let mut cache = BlockCache::with_capacity(self.model, hidden.dims()[0], 0);
+        let mut cache = BlockCache::with_capacity(0);
         if keeps.prefill {
             *prompt = Some(
                 self.model

@@ -257,16 +257,13 @@ impl SourceError {
         }
     }
 
-    /// The error with everything that caused it, on one line.
+    /// The error and the innermost of its causes, on one line: what lies between repeats addresses.
     pub(in crate::checkpoint) fn one_line(&self) -> String {
-        let causes = std::iter::successors(Some(self as &dyn StdError), |&error| error.source());
-        let mut line = String::new();
-        for cause in causes.map(ToString::to_string) {
-            // Some errors repeat their cause in their own message.
-            if !line.ends_with(&cause) {
-                line += if line.is_empty() { "" } else { ": " };
-                line += &cause;
-            }
+        let causes = std::iter::successors(self.source(), |&error| error.source());
+        let root = causes.last().map(ToString::to_string).unwrap_or_default();
+        let mut line = self.to_string();
+        if !line.contains(&root) {
+            line = format!("{line}: {root}");
         }
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     }
