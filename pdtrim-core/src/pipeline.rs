@@ -98,6 +98,15 @@ pub struct PromptScores {
     pub trimmed: bool,
 }
 
+/// What was generated after a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// The new tokens.
+    pub tokens: Vec<u32>,
+    /// Bytes of keys and values that crossed to decode.
+    pub kv_bytes: Bytes,
+}
+
 /// A model with its two stages.
 #[derive(Clone)]
 pub struct PdModel<'a> {
@@ -247,13 +256,6 @@ impl<'a> PdModel<'a> {
         }
         // The last token is scored, never fed.
         self.check_length(prompt.len() + longest - 1)?;
-        let handover = self.prefill(&[prompt])?;
-        let Handover {
-            kv_bytes,
-            kv_positions,
-            trimmed,
-            ..
-        } = handover;
         let vocab_size = self.model.dims().vocab_size;
         for token in continuations.iter().flat_map(AsRef::as_ref) {
             if *token as usize >= vocab_size {
@@ -263,6 +265,13 @@ impl<'a> PdModel<'a> {
                 });
             }
         }
+        let handover = self.prefill(&[prompt])?;
+        let Handover {
+            kv_bytes,
+            kv_positions,
+            trimmed,
+            ..
+        } = handover;
         let continuations: Vec<&[u32]> = continuations.iter().map(AsRef::as_ref).collect();
         let first = self.first_scores(&handover, &continuations);
         let later = self.later_scores(prompt, handover, &continuations)?;
@@ -347,10 +356,10 @@ impl<'a> PdModel<'a> {
         max_new_tokens: usize,
         stop: &[u32],
         mut on_token: impl FnMut(u32),
-    ) -> Result<Vec<u32>> {
+    ) -> Result<Generation> {
         self.check_length(prompt.len() + max_new_tokens.saturating_sub(1))?;
         let mut handover = self.prefill(&[prompt])?;
-        let mut position = handover.next;
+        let (mut position, kv_bytes) = (handover.next, handover.kv_bytes);
         let mut tokens = Vec::with_capacity(max_new_tokens);
         let mut logits = handover.last.take().map(|last| self.model.logits(last));
         let mut pending = prompt[prompt.len() - 1];
@@ -372,7 +381,7 @@ impl<'a> PdModel<'a> {
                 break;
             }
         }
-        Ok(tokens)
+        Ok(Generation { tokens, kv_bytes })
     }
 
     /// Runs rows of tokens from position `start` on through the blocks that `stage` keeps; returns the

@@ -179,7 +179,7 @@ fn an_exported_stage_is_the_model_without_its_blocks() {
         assert_eq!(loaded.config().n_blocks, 3);
         assert_eq!(
             scores(&loaded, BlockSet::empty(3)),
-            scores(&model, removed),
+            scores(&model, removed.clone()),
             "{architecture:?}"
         );
         // The same bytes again, and the same tokenizer.
@@ -194,6 +194,19 @@ fn an_exported_stage_is_the_model_without_its_blocks() {
         );
         let tokenizer = Checkpoint::open(&out).unwrap().tokenizer().unwrap();
         assert_eq!(tokenizer.encode("w5 w90").unwrap(), [5, 90]);
+        // Over an older export: its index must not lead a loader to older weights.
+        let index = out.join("model.safetensors.index.json");
+        fs::write(index, r#"{"weight_map": {"x": "old.safetensors"}}"#).unwrap();
+        let about = json!({"stage": "decode"});
+        checkpoint
+            .export(&removed, DType::F32, about.clone(), &out)
+            .unwrap();
+        assert_eq!(load(&out).config().n_blocks, 3);
+        let onto_itself = checkpoint.export(&removed, DType::F32, about, &source);
+        assert!(
+            matches!(onto_itself, Err(Error::Export { .. })),
+            "{onto_itself:?}"
+        );
         let config: Value =
             serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
         assert_eq!(config["pdtrim"]["stage"], "decode");

@@ -58,7 +58,10 @@ fn prompts_have_the_references_ids_logits_and_greedy_tokens() {
         }
         for boundary in [Boundary::Prefill, Boundary::Decode] {
             let dense = PdModel::dense(&reference.model, boundary);
-            let greedy = dense.generate_greedy(&tokens, 16, &[], |_| {}).unwrap();
+            let greedy = dense
+                .generate_greedy(&tokens, 16, &[], |_| {})
+                .unwrap()
+                .tokens;
             assert_eq!(
                 greedy,
                 ids(&prompt["greedy16"]),
@@ -121,7 +124,7 @@ fn pd_cases_without_kv_trim_have_the_references_log_probabilities() {
                 &SendAll,
             )
             .unwrap();
-            let greedy = pd.generate_greedy(prompt, 16, &[], |_| {}).unwrap();
+            let greedy = pd.generate_greedy(prompt, 16, &[], |_| {}).unwrap().tokens;
             assert_eq!(greedy, ids(&case["greedy16"]), "{name}");
         }
     }

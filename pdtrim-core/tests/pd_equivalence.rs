@@ -127,7 +127,7 @@ proptest! {
         let decode = p.union(&more);
         prop_assume!(decode.len() < DEPTH);
         let pd = PdModel::new(&model, PerStage { prefill: p, decode }, KvFill::Nested, boundary, &SendAll).unwrap();
-        let generated = pd.generate_greedy(&prompt, 10, &[], |_| {}).unwrap();
+        let generated = pd.generate_greedy(&prompt, 10, &[], |_| {}).unwrap().tokens;
         let scores = score(&pd, &prompt, &generated);
         // Each token was the most likely one after those before it, up to ties in rounding.
         for (n, token) in scores.iter().enumerate() {

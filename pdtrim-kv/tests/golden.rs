@@ -85,7 +85,7 @@ fn kv_trim_cases_have_the_references_log_probabilities() {
             )
             .unwrap();
             assert_eq!(
-                pd.generate_greedy(prompt, 16, &[], |_| {}).unwrap(),
+                pd.generate_greedy(prompt, 16, &[], |_| {}).unwrap().tokens,
                 ids(&case["greedy16"]),
                 "{name}"
             );

@@ -1,5 +1,4 @@
 use anyhow::Result;
-use pdtrim_core::Bytes;
 use pdtrim_eval::Mode;
 use serde_json::json;
 
@@ -15,21 +14,20 @@ pub(crate) fn run(args: &GenerateArgs, progress: Progress) -> Result<()> {
     let prompt = session.tokenizer.encode_prompt(&args.prompt)?;
     let stop = &session.model.config().eos_token_ids;
     if args.json {
-        let kv_bytes = model.prefill(&[&prompt])?.kv_bytes();
-        let tokens = model.generate_greedy(&prompt, args.max_new_tokens, stop, |_| {})?;
-        let text = session.tokenizer.decode(&tokens)?;
+        let generation = model.generate_greedy(&prompt, args.max_new_tokens, stop, |_| {})?;
+        let text = session.tokenizer.decode(&generation.tokens)?;
         return output::json(&json!({
             "prompt_tokens": prompt.len(),
-            "tokens": tokens,
+            "tokens": generation.tokens,
             "text": text,
-            "kv_bytes": kv_bytes,
+            "kv_bytes": generation.kv_bytes,
         }));
     }
     output::part(&args.prompt)?;
     // A token may end inside a character, so the text is decoded anew and its new part written.
     let (mut tokens, mut written) = (Vec::new(), 0);
     let mut failed = None;
-    model.generate_greedy(&prompt, args.max_new_tokens, stop, |token| {
+    let generation = model.generate_greedy(&prompt, args.max_new_tokens, stop, |token| {
         tokens.push(token);
         if failed.is_none() {
             failed = write_new(&session, &tokens, &mut written).err();
@@ -39,12 +37,11 @@ pub(crate) fn run(args: &GenerateArgs, progress: Progress) -> Result<()> {
         return Err(error);
     }
     output::result("")?;
-    let kv_bytes = model.prefill(&[&prompt])?.kv_bytes();
     let prompt = prompt.len();
     progress.say(&format!(
         "{prompt} prompt tokens, {} of KV sent to decode, {} new tokens",
-        Bytes(kv_bytes.0),
-        tokens.len()
+        generation.kv_bytes,
+        generation.tokens.len()
     ));
     Ok(())
 }

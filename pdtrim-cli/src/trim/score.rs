@@ -3,7 +3,7 @@
 use anyhow::Result;
 use pdtrim_core::Boundary;
 use pdtrim_core::plan::PlanScore;
-use pdtrim_eval::{EvalReport, Mode, PdScorer, Prepared, RunInfo, TaskResult};
+use pdtrim_eval::{Dataset, EvalReport, Mode, PdScorer, Prepared, RunInfo, TaskResult};
 use sha2::{Digest, Sha256};
 
 use super::search::Found;
@@ -39,10 +39,10 @@ pub(super) fn run(run: &Run, bound: &Bound, prepared: &[Prepared]) -> Result<Eva
     }
     let mut report = EvalReport::new(info);
     let mut reused = 0;
-    for prepared in prepared {
+    for (prepared, (_, data)) in prepared.iter().zip(&run.tasks) {
         for mode in Mode::ALL {
             for boundary in boundaries(mode, run.config.boundary, prepared.one_token_items() > 0) {
-                let (result, known) = one(run, bound, prepared, mode, boundary)?;
+                let (result, known) = one(run, bound, (prepared, data), mode, boundary)?;
                 reused += usize::from(known);
                 report.push(mode, boundary, result);
             }
@@ -61,12 +61,12 @@ pub(super) fn run(run: &Run, bound: &Bound, prepared: &[Prepared]) -> Result<Eva
 fn one(
     run: &Run,
     bound: &Bound,
-    prepared: &Prepared,
+    (prepared, data): (&Prepared, &Dataset),
     mode: Mode,
     boundary: Option<Boundary>,
 ) -> Result<(TaskResult, bool)> {
     let effective = boundary.unwrap_or(run.config.boundary);
-    let fingerprint = fingerprint(run, bound, prepared, mode, boundary)?;
+    let fingerprint = fingerprint(run, bound, (prepared, data), mode, boundary)?;
     let place = boundary.map_or_else(String::new, |boundary| format!("-{boundary}"));
     let name = format!(
         "score-{}-{mode}{place}",
@@ -93,7 +93,7 @@ fn one(
 fn fingerprint(
     run: &Run,
     bound: &Bound,
-    prepared: &Prepared,
+    (prepared, data): (&Prepared, &Dataset),
     mode: Mode,
     boundary: Option<Boundary>,
 ) -> Result<String> {
@@ -105,7 +105,8 @@ fn fingerprint(
         run.session.dtype, run.session.device
     ));
     hasher.update(bound.in_force(mode));
-    hasher.update(format!("{:?}", prepared.task()));
+    // The files too: a label that changed is in no request.
+    hasher.update(format!("{:?} {:?}", prepared.task(), data.files()));
     for request in prepared.requests() {
         hasher.update(serde_json::to_vec(&(
             &request.context,

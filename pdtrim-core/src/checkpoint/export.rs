@@ -59,6 +59,7 @@ impl Checkpoint {
         let weight_bytes = Bytes(views.iter().map(|(_, view)| view.data_len() as u64).sum());
 
         fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
+        self.clear_names(folder)?;
         write_weights(&folder.join("model.safetensors"), views)?;
         write_atomically(&folder.join("tokenizer.json"), tokenizer.as_bytes())?;
         self.write_tokenizer_config(folder)?;
@@ -69,6 +70,25 @@ impl Checkpoint {
             blocks: depth - removed.len(),
             weight_bytes,
         })
+    }
+
+    /// Takes away what would make a loader read older weights in `folder`; refuses the source's own.
+    fn clear_names(&self, folder: &Path) -> Result<()> {
+        let same = |path: &Path| fs::canonicalize(path).ok();
+        if same(folder).is_some() && same(folder) == same(self.path()) {
+            let reason = format!("{} is the checkpoint it is read from", folder.display());
+            return Err(Error::Export {
+                form: "a folder",
+                reason,
+            });
+        }
+        for name in ["config.json", "model.safetensors.index.json"] {
+            let path = folder.join(name);
+            if path.is_file() {
+                fs::remove_file(&path).map_err(Error::io("replace", &path))?;
+            }
+        }
+        Ok(())
     }
 
     fn views(&self, removed: &BlockSet, dtype: DType) -> Result<Vec<(String, LazyView)>> {

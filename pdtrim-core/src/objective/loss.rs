@@ -144,10 +144,9 @@ impl<'a> CalibrationLoss<'a> {
         )
     }
 
-    pub(super) fn passage<'t>(&'t self, transfer: &'t dyn CacheTransfer) -> Passage<'t> {
+    pub(super) fn passage(&self) -> Passage<'_> {
         Passage {
             model: self.model,
-            transfer,
             split: Split::new(self.calibration, self.rows, self.boundary),
         }
     }
@@ -183,7 +182,7 @@ impl<'a> CalibrationLoss<'a> {
             return Ok(Arc::clone(run));
         }
         *known = None;
-        let passage = self.passage(&SendAll);
+        let passage = self.passage();
         let streams = passage.enter(self.calibration.windows())?;
         let groups = streams
             .into_iter()
@@ -227,7 +226,7 @@ impl<'a> CalibrationLoss<'a> {
         forks: Vec<usize>,
         report: &Report<'_, '_>,
     ) -> Result<Vec<f64>> {
-        let passage = self.passage(&SendAll);
+        let passage = self.passage();
         let run = self.prompt_run(prefill)?;
         let run = &*run;
         let step = |id: BlockId, choice: &DecodeChoice<'_>, streams: &mut Vec<Stream>| {
@@ -270,11 +269,12 @@ impl<'a> CalibrationLoss<'a> {
         candidates: &[PerStage<BlockSet>],
         report: &Report<'_, '_>,
     ) -> Result<Vec<f64>> {
-        let passage = self.passage(&SendAll);
+        let passage = self.passage();
         let step = |id: BlockId, removed: &PerStage<BlockSet>, streams: &mut Vec<Stream>| {
-            streams
-                .iter_mut()
-                .try_for_each(|stream| passage.step(id, removed, stream))
+            for stream in streams {
+                passage.step(id, removed, stream);
+            }
+            Ok(())
         };
         let leave = |streams: Vec<Stream>| {
             let size = |stream: &Stream| {

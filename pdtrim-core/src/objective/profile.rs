@@ -9,7 +9,6 @@ use super::stream::{Passage, Split};
 use crate::block::{BlockId, BlockSet};
 use crate::cache::BlockCache;
 use crate::error::Result;
-use crate::pipeline::SendAll;
 use crate::stage::PerStage;
 
 /// Redundancy of each block: mean over a stage's tokens of cos(input of the block, output of the
@@ -61,14 +60,13 @@ impl CalibrationLoss<'_> {
         let split = Split::new(self.calibration, self.rows, self.boundary).with_last_token();
         let passage = Passage {
             model: self.model,
-            transfer: &SendAll,
             split,
         };
         let mut means = PerStage::both(vec![Mean::default(); depth]);
         for mut stream in passage.enter(self.calibration.windows())? {
             for id in (0..depth).map(BlockId::new) {
                 let before = stream.clone();
-                passage.step(id, &dense, &mut stream)?;
+                passage.step(id, &dense, &mut stream);
                 if let (Some(input), Some(output)) = (before.prompt, &stream.prompt) {
                     means.prefill[id.index()].add(cosines(input, output.clone()));
                 }
@@ -93,7 +91,7 @@ impl CalibrationLoss<'_> {
     ///
     /// [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange).
     pub fn attention_profile(&self, removed: &PerStage<BlockSet>) -> Result<AttentionProfile> {
-        let passage = self.passage(&SendAll);
+        let passage = self.passage();
         let run = self.prompt_run(&removed.prefill)?;
         let mut sums: Vec<Option<Vec<f64>>> = vec![None; self.model.dims().n_blocks];
         let mut queries = 0;

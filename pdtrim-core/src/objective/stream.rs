@@ -67,7 +67,6 @@ pub(super) struct Stream {
 /// Everything that is the same for all candidates.
 pub(super) struct Passage<'a> {
     pub(super) model: &'a dyn BlockModel,
-    pub(super) transfer: &'a dyn CacheTransfer,
     pub(super) split: Split,
 }
 
@@ -100,29 +99,20 @@ impl Passage<'_> {
 
     /// Runs block `id` in the stages that keep it. A block that only prefill removes still gives its
     /// keys and values (`kv_fill = "project"`).
-    pub(super) fn step(
-        &self,
-        id: BlockId,
-        removed: &PerStage<BlockSet>,
-        stream: &mut Stream,
-    ) -> Result<()> {
+    pub(super) fn step(&self, id: BlockId, removed: &PerStage<BlockSet>, stream: &mut Stream) {
         let keeps = PerStage {
             prefill: !removed.prefill.contains(id),
             decode: !removed.decode.contains(id),
         };
         if !keeps.prefill && !keeps.decode {
-            return Ok(());
+            return;
         }
         let cache = self.step_prompt(id, keeps, &mut stream.prompt);
         let Some(continuation) = stream.continuation.take_if(|_| keeps.decode) else {
-            return Ok(());
+            return;
         };
-        let cache = match cache {
-            Some(cache) => send(self.transfer, id, removed.decode.depth(), cache)?,
-            None => BlockCache::with_capacity(0),
-        };
+        let cache = cache.unwrap_or_else(|| BlockCache::with_capacity(0));
         stream.continuation = Some(self.step_continuation(id, continuation, cache));
-        Ok(())
     }
 
     /// Runs (or only projects) the prompt through block `id`; returns the block's keys and values.
