@@ -95,11 +95,11 @@ impl Checkpoint {
         let kept: Vec<usize> = removed.complement().to_indices();
         let view = |tensor: PackTensor, name: String| (name, LazyView { tensor, dtype });
         let named = slots(self.config()).into_iter().zip(self.tensors()?);
-        let renumbered = named.filter_map(|(slot, tensor)| match block_of(&slot.hf) {
+        let renumbered = named.filter_map(|(slot, tensor)| match slot.block {
             None => Some(view(tensor, slot.hf)),
             Some((block, part)) => {
-                let slot = kept.iter().position(|&kept| kept == block)?;
-                Some(view(tensor, format!("model.layers.{slot}.{part}")))
+                let layer = kept.iter().position(|&kept| kept == block)?;
+                Some(view(tensor, format!("model.layers.{layer}.{part}")))
             }
         });
         Ok(renumbered.collect())
@@ -232,12 +232,6 @@ fn write_weights(path: &Path, views: Vec<(String, LazyView)>) -> Result<()> {
         source: failed.error,
     })?;
     Ok(())
-}
-
-/// `model.layers.7.mlp.up_proj.weight` is block 7's `mlp.up_proj.weight`.
-fn block_of(name: &str) -> Option<(usize, &str)> {
-    let (block, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    Some((block.parse().ok()?, part))
 }
 
 fn hf_config(

@@ -161,6 +161,16 @@ impl Checkpoint {
         weights::load(&self.path, &self.config, &self.tensors()?, dtype, device)
     }
 
+    /// As [`load`](Self::load), but a block is read, and converted, each time another one is run:
+    /// memory holds the embedding, the vocabulary head and one block. For models that do not fit.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn load_streamed(&self, dtype: DType, device: &Device) -> Result<Llama> {
+        weights::load_streamed(&self.path, &self.config, &self.tensors()?, dtype, device)
+    }
+
     /// The model's tensors by Hugging Face name, checked for presence and shape, not yet read.
     fn tensors(&self) -> Result<Vec<PackTensor>> {
         match &self.source {

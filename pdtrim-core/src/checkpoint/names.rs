@@ -12,10 +12,10 @@ pub(super) struct Slot {
     pub(super) gguf: String,
     /// Parameter path in [`LlamaWeights`](crate::model::LlamaWeights).
     pub(super) module: String,
-    /// Shape in the checkpoint, outermost axis first.
+    /// The block it belongs to, and its parameter path in [`Block`](crate::model::Block).
+    pub(super) block: Option<(usize, String)>,
+    /// Shape, outermost axis first.
     pub(super) shape: Vec<usize>,
-    /// Whether the module holds the transpose.
-    pub(super) transposed: bool,
     /// Heads whose rows llama.cpp's converter permutes in `llama` files.
     pub(super) rope_heads: Option<usize>,
 }
@@ -34,8 +34,8 @@ pub(super) fn slots(config: &ModelConfig) -> Vec<Slot> {
         hf: hf.to_owned(),
         gguf: gguf.to_owned(),
         module: module.to_owned(),
+        block: None,
         shape,
-        transposed: false,
         rope_heads: None,
     };
     let mut slots = vec![outside(
@@ -49,7 +49,7 @@ pub(super) fn slots(config: &ModelConfig) -> Vec<Slot> {
             hf: format!("model.layers.{block}.{}", part.hf),
             gguf: format!("blk.{block}.{}", part.gguf),
             module: format!("layers.{block}.{}", part.hf),
-            transposed: part.shape.len() == 2,
+            block: Some((block, part.hf.to_owned())),
             shape: part.shape,
             rope_heads: part.rope_heads,
         }));

@@ -9,9 +9,10 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::names::{Slot, slots};
+use crate::block::BlockId;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::model::{Llama, LlamaWeights};
+use crate::model::{Block, Llama, LlamaWeights};
 
 pub(super) fn load(
     path: &Path,
@@ -20,40 +21,94 @@ pub(super) fn load(
     dtype: DType,
     device: &Device,
 ) -> Result<Llama> {
-    let by_slot = slots(config).into_iter().zip(tensors);
-    let parameters = by_slot
-        .map(|(slot, tensor)| parameter(&slot, tensor.clone(), dtype))
-        .collect();
     let mut module = LlamaWeights::init(config, device);
-    let result = module.apply(parameters, None, None, true);
-    check(path, result)?;
+    let by_slot = slots(config).into_iter().zip(tensors.iter().cloned());
+    apply(path, &mut module, by_slot, dtype, device)?;
     Ok(Llama::new(config.clone(), module, device))
 }
 
-/// The lazily read parameter of the module that `tensor` becomes: converted, and transposed where the
-/// module multiplies from the other side.
-fn parameter(slot: &Slot, tensor: PackTensor, dtype: DType) -> PackTensor {
-    let mut shape = slot.shape.clone();
-    if slot.transposed {
-        shape.reverse();
+pub(super) fn load_streamed(
+    path: &Path,
+    config: &ModelConfig,
+    tensors: &[PackTensor],
+    dtype: DType,
+    device: &Device,
+) -> Result<Llama> {
+    let mut blocks: Vec<Vec<(Slot, PackTensor)>> = vec![Vec::new(); config.n_blocks];
+    let mut outside = Vec::new();
+    for (mut slot, tensor) in slots(config).into_iter().zip(tensors.iter().cloned()) {
+        match slot.block.take() {
+            Some((block, part)) => {
+                slot.module = part;
+                blocks[block].push((slot, tensor));
+            }
+            None => outside.push((slot, tensor)),
+        }
     }
-    let transposed = slot.transposed.then(|| [slot.shape[0], slot.shape[1]]);
-    let module_shape = Shape::from(shape);
-    bridge::deferred(
-        slot.module.clone(),
-        dtype,
-        module_shape.clone(),
-        None,
-        move || {
-            let bytes = convert(tensor.to_bytes()?, tensor.dtype, dtype)?;
-            let bytes = match transposed {
-                Some(shape) => transpose(&bytes, shape, dtype.size()),
-                None => bytes,
-            };
-            TensorData::try_from_bytes(bytes, module_shape.clone(), dtype)
-                .map_err(|error| PackError::TensorBytesSizeMismatch(error.to_string()))
-        },
-    )
+    let mut module = LlamaWeights::init(config, device);
+    module.layers.clear();
+    apply(path, &mut module, outside.into_iter(), dtype, device)?;
+    let read = {
+        let (path, config, device) = (path.to_owned(), config.clone(), device.clone());
+        move |id: BlockId| {
+            let mut block = Block::init(&config, &device);
+            let tensors = blocks[id.index()].iter().cloned();
+            // Names, shapes and element types were checked with the rest, and a mapped file does not
+            // fail to be read later.
+            apply(&path, &mut block, tensors, dtype, &device).unwrap_or_else(|error| {
+                panic!("block {id} was checked when it was opened: {error}")
+            });
+            block
+        }
+    };
+    Ok(Llama::streamed(config.clone(), module, read, device))
+}
+
+/// Puts tensors in their places of `module`.
+fn apply(
+    path: &Path,
+    module: &mut impl ModuleSnapshot,
+    tensors: impl Iterator<Item = (Slot, PackTensor)>,
+    dtype: DType,
+    device: &Device,
+) -> Result<()> {
+    let parameters = tensors
+        .map(|(slot, tensor)| {
+            let dtype = parameter_dtype(&slot, dtype, device);
+            parameter(slot.module, slot.shape, tensor, dtype)
+        })
+        .collect();
+    check(path, module.apply(parameters, None, None, true))
+}
+
+/// Norms and biases stay f32 on the CPU, where bf16 weights meet f32 activations.
+fn parameter_dtype(slot: &Slot, dtype: DType, device: &Device) -> DType {
+    if slot.shape.len() == 1 && *device == Device::flex() {
+        DType::F32
+    } else {
+        dtype
+    }
+}
+
+/// The lazily read and converted parameter that `tensor` becomes. Without a conversion it is the bytes
+/// of the mapped file themselves.
+fn parameter(name: String, shape: Vec<usize>, tensor: PackTensor, dtype: DType) -> PackTensor {
+    let shape = Shape::from(shape);
+    bridge::deferred(name, dtype, shape.clone(), None, move || {
+        let bytes = convert(tensor.to_bytes()?, tensor.dtype, dtype)?;
+        TensorData::try_from_bytes(aligned(bytes, dtype), shape.clone(), dtype)
+            .map_err(|error| PackError::TensorBytesSizeMismatch(error.to_string()))
+    })
+}
+
+/// The bytes, copied if they do not lie as their element type must: a safetensors header may have any
+/// length.
+fn aligned(bytes: Bytes, dtype: DType) -> Bytes {
+    if bytes.as_ptr().addr().is_multiple_of(dtype.size()) {
+        bytes
+    } else {
+        Bytes::from_bytes_vec(bytes.to_vec())
+    }
 }
 
 /// Every parameter must have been given; nothing may be left over.
@@ -138,48 +193,9 @@ fn narrow<E: Send>(wide: &[f32], to: fn(f32) -> E) -> Vec<E> {
         .collect()
 }
 
-/// `[rows, columns]` to `[columns, rows]`, for elements of `size` bytes.
-fn transpose(bytes: &[u8], [rows, columns]: [usize; 2], size: usize) -> Bytes {
-    match size {
-        2 => Bytes::from_elems(transposed(&elements::<u16>(bytes), rows, columns)),
-        _ => Bytes::from_elems(transposed(&elements::<u32>(bytes), rows, columns)),
-    }
-}
-
-/// In square tiles: a column walk of a large matrix misses the cache at every step.
-fn transposed<E: Copy + Default + Send + Sync>(
-    source: &[E],
-    rows: usize,
-    columns: usize,
-) -> Vec<E> {
-    const TILE: usize = 32;
-    let mut out = vec![E::default(); source.len()];
-    out.par_chunks_mut(TILE * rows)
-        .enumerate()
-        .for_each(|(tile, out)| {
-            let first = tile * TILE;
-            for from in (0..rows).step_by(TILE) {
-                for row in from..(from + TILE).min(rows) {
-                    for (column, out) in out.chunks_exact_mut(rows).enumerate() {
-                        out[row] = source[row * columns + first + column];
-                    }
-                }
-            }
-        });
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn transposing_twice_gives_the_matrix_back() {
-        let source: Vec<u32> = (0..70 * 45).collect();
-        let turned = transposed(&source, 70, 45);
-        assert_eq!(turned[45 - 1 + 70 - 45], source[(45 - 1 + 70 - 45) * 45]);
-        assert_eq!(transposed(&turned, 45, 70), source);
-    }
 
     #[test]
     fn bf16_weights_widen_exactly() {

@@ -1,41 +1,77 @@
 //! Causal grouped-query attention on the CPU backend's storage.
 //!
-//! Tiles of query rows are shared out over the thread pool; each multiplies with the keys that its
-//! last row may see and no others, so masked tiles are never computed, and no `[seq, seq]` tensor
-//! exists. Keys and values are read where they lie in the cache.
+//! A few queries (decode) read keys and values where they lie in the cache. Many (prefill) meet them
+//! packed once per head, in tiles of query rows that are shared out over the thread pool; each tile
+//! multiplies with the keys that its last row may see and no others, so masked tiles are never
+//! computed, and no `[seq, seq]` tensor exists. Keys and values are f32 or bf16, the rest is f32.
 
-use burn::tensor::TensorData;
+#![expect(
+    clippy::inline_always,
+    reason = "a body that is not inlined would be compiled for the baseline only"
+)]
+
+use burn::tensor::{DType, TensorData};
 use burn_flex::FlexTensor;
-use gemm::Parallelism;
+use half::bf16;
 use rayon::prelude::*;
 
+use super::dot::{Weight, fused};
+use super::linear::{PARALLEL_FROM, Packed};
 use super::simd;
+use super::tile::{self, COLUMNS, Rows};
+use super::widths::{Vectors, for_each_vector_width};
 
-/// Query rows of a tile: its scores against 2048 keys take 256 KiB, which a second-level cache holds.
-const TILE: usize = 32;
+/// Query rows of a tile: its scores against 2048 keys take 336 KiB, which a second-level cache holds;
+/// a multiple of the rows that fill the vector registers.
+const TILE: usize = 42;
+/// Fewer queries than this read the cache as it lies: packing would cost more than it brings.
+const PACKED_FROM: usize = 8;
 
 /// A row-major view of a tensor `[batch, places, heads, width]` whose last axis is dense.
-struct Heads<'a> {
-    elements: &'a [f32],
+struct Heads<'a, E> {
+    elements: &'a [E],
     /// Distance between batches, places and heads, in elements.
     strides: [usize; 3],
 }
 
-impl<'a> Heads<'a> {
+impl<'a, E: Weight> Heads<'a, E> {
     fn new(tensor: &'a FlexTensor) -> Self {
         let strides = tensor.layout().strides();
         debug_assert_eq!(strides[3], 1, "made dense by the caller");
         let strides = [0, 1, 2]
             .map(|axis| usize::try_from(strides[axis]).expect("views of a cache run forward"));
+        let elements: &[E] = bytemuck::cast_slice(tensor.bytes());
         Self {
-            elements: &tensor.storage::<f32>()[tensor.layout().start_offset()..],
+            elements: &elements[tensor.layout().start_offset()..],
             strides,
         }
     }
 
-    fn from(&self, batch: usize, place: usize, head: usize) -> &'a [f32] {
+    fn from(&self, batch: usize, place: usize, head: usize) -> &'a [E] {
         let [by_batch, by_place, by_head] = self.strides;
         &self.elements[batch * by_batch + place * by_place + head * by_head..]
+    }
+}
+
+/// The sizes of one call.
+#[derive(Clone, Copy)]
+struct Sizes {
+    batch: usize,
+    seq: usize,
+    n_heads: usize,
+    places: usize,
+    n_kv_heads: usize,
+    width: usize,
+}
+
+impl Sizes {
+    fn group(&self) -> usize {
+        self.n_heads / self.n_kv_heads
+    }
+
+    /// Keys that query `query` sees.
+    fn visible(&self, query: usize) -> usize {
+        self.places - self.seq + query + 1
     }
 }
 
@@ -46,130 +82,343 @@ pub(super) fn attention(
     values: &FlexTensor,
 ) -> FlexTensor {
     let shape = queries.layout().shape().clone();
-    let [seq, n_heads, width] = [1, 2, 3].map(|axis| shape[axis]);
-    let [places, n_kv_heads] = [1, 2].map(|axis| keys.layout().shape()[axis]);
+    let sizes = Sizes {
+        batch: shape[0],
+        seq: shape[1],
+        n_heads: shape[2],
+        places: keys.layout().shape()[1],
+        n_kv_heads: keys.layout().shape()[2],
+        width: shape[3],
+    };
     let [queries, keys, values] = [queries, keys, values].map(dense);
-    let (queries, keys, values) = (Heads::new(&queries), Heads::new(&keys), Heads::new(&values));
-    let group = n_heads / n_kv_heads;
-
-    let mut out = vec![0.0_f32; shape.num_elements()];
-    out.par_chunks_mut(seq * n_heads * width)
-        .enumerate()
-        .for_each(|(batch, out)| {
-            out.par_chunks_mut(TILE * n_heads * width)
-                .enumerate()
-                .for_each(|(tile, out)| {
-                    let first = tile * TILE;
-                    let rows = out.len() / (n_heads * width);
-                    let mut scores = vec![0.0_f32; rows * (places - seq + first + rows)];
-                    for head in 0..n_heads {
-                        let task = Tile {
-                            rows,
-                            width,
-                            queries: (queries.from(batch, first, head), queries.strides[1]),
-                            keys: (keys.from(batch, 0, head / group), keys.strides[1]),
-                            values: (values.from(batch, 0, head / group), values.strides[1]),
-                        };
-                        task.run(&mut scores, &mut out[head * width..], n_heads * width);
-                    }
-                });
-        });
+    let out = match keys.dtype() {
+        DType::BF16 => attend::<bf16>(sizes, &queries, &keys, &values),
+        _ => attend::<f32>(sizes, &queries, &keys, &values),
+    };
     FlexTensor::from_data(TensorData::new(out, shape))
 }
 
-/// Consecutive queries of one head; each matrix with the distance between its rows.
-struct Tile<'a> {
-    rows: usize,
-    width: usize,
-    queries: (&'a [f32], usize),
-    keys: (&'a [f32], usize),
-    values: (&'a [f32], usize),
+fn attend<E: Cached>(
+    sizes: Sizes,
+    queries: &FlexTensor,
+    keys: &FlexTensor,
+    values: &FlexTensor,
+) -> Vec<f32> {
+    let queries = Heads::<f32>::new(queries);
+    let (keys, values) = (Heads::<E>::new(keys), Heads::<E>::new(values));
+    let mut out = vec![0.0_f32; sizes.batch * sizes.seq * sizes.n_heads * sizes.width];
+    if sizes.seq < PACKED_FROM {
+        by_query(sizes, &queries, &keys, &values, &mut out);
+    } else {
+        by_tile(sizes, &queries, &keys, &values, &mut out);
+    }
+    out
 }
 
-impl Tile<'_> {
-    /// Writes the tile's output rows, `out_stride` apart. `scores` is `[rows, visible]` scratch; its
-    /// last row sees all `visible` keys, each row before it one key fewer.
-    fn run(&self, scores: &mut [f32], out: &mut [f32], out_stride: usize) {
-        let (rows, width) = (self.rows, self.width);
-        let visible = scores.len() / rows;
-        let keys = Matrix {
-            elements: self.keys.0,
-            row_stride: 1,
-            column_stride: self.keys.1,
+/// One query of one head at a time.
+fn by_query<E: Cached>(
+    sizes: Sizes,
+    queries: &Heads<'_, f32>,
+    keys: &Heads<'_, E>,
+    values: &Heads<'_, E>,
+    out: &mut [f32],
+) {
+    let run = |(n, out): (usize, &mut [f32])| {
+        let (head, row) = (n % sizes.n_heads, n / sizes.n_heads);
+        let (query, batch) = (row % sizes.seq, row / sizes.seq);
+        let kv_head = head / sizes.group();
+        let mut scores = vec![0.0; sizes.visible(query)];
+        let places = |heads: &Heads<'_, E>| heads.strides[1];
+        E::scores(
+            &queries.from(batch, query, head)[..sizes.width],
+            keys.from(batch, 0, kv_head),
+            places(keys),
+            &mut scores,
+        );
+        simd::softmax(&mut scores, 1.0 / (sizes.width as f32).sqrt());
+        E::mix(&scores, values.from(batch, 0, kv_head), places(values), out);
+    };
+    let work = 2 * sizes.places * out.len();
+    if work < PARALLEL_FROM {
+        out.chunks_mut(sizes.width).enumerate().for_each(run);
+    } else {
+        out.par_chunks_mut(sizes.width).enumerate().for_each(run);
+    }
+}
+
+/// Keys and values of every head, laid out for [`tile::multiply`].
+struct PackedHeads {
+    /// For each batch and head, panels `[width, COLUMNS]` of keys.
+    keys: Vec<f32>,
+    /// For each batch and head, panels `[padded places, COLUMNS]` of values.
+    values: Vec<f32>,
+    places: usize,
+    columns: usize,
+    width: usize,
+}
+
+impl PackedHeads {
+    fn new<E: Cached>(sizes: Sizes, keys: &Heads<'_, E>, values: &Heads<'_, E>) -> Self {
+        let Sizes { places, width, .. } = sizes;
+        let vectors = Vectors::detect();
+        let heads = sizes.batch * sizes.n_kv_heads;
+        let padded = places.next_multiple_of(COLUMNS);
+        let columns = width.next_multiple_of(COLUMNS);
+        let at = |head: usize| (head / sizes.n_kv_heads, head % sizes.n_kv_heads);
+        let mut packed_keys = vec![0.0_f32; heads * padded * width];
+        let mut packed_values = vec![0.0_f32; heads * padded * columns];
+        let pack_keys = |(n, panel): (usize, &mut [f32])| {
+            let first = n % (padded / COLUMNS) * COLUMNS;
+            let (batch, head) = at(n / (padded / COLUMNS));
+            let rows = std::array::from_fn(|column| {
+                // Places past the last repeat it; nobody looks at their scores.
+                let place = (first + column).min(places - 1);
+                &keys.from(batch, place, head)[..width]
+            });
+            E::pack(vectors, &rows, 0, bytemuck::cast_slice_mut(panel));
         };
-        let queries = Matrix {
-            elements: self.queries.0,
-            row_stride: self.queries.1,
-            column_stride: 1,
+        let pack_values = |(n, panel): (usize, &mut [f32])| {
+            let first = n % (columns / COLUMNS) * COLUMNS;
+            let (batch, head) = at(n / (columns / COLUMNS));
+            let count = COLUMNS.min(width - first);
+            for (place, line) in panel.chunks_exact_mut(COLUMNS).take(places).enumerate() {
+                let row = &values.from(batch, place, head)[first..first + count];
+                for (out, value) in line.iter_mut().zip(row) {
+                    *out = value.widen();
+                }
+            }
         };
-        multiply([rows, visible, width], &queries, &keys, scores, visible);
-        let scale = 1.0 / (width as f32).sqrt();
-        for (row, scores) in scores.chunks_exact_mut(visible).enumerate() {
-            let (seen, masked) = scores.split_at_mut(visible + row + 1 - rows);
+        rayon::join(
+            || {
+                packed_keys
+                    .par_chunks_mut(width * COLUMNS)
+                    .enumerate()
+                    .for_each(pack_keys);
+            },
+            || {
+                packed_values
+                    .par_chunks_mut(padded * COLUMNS)
+                    .enumerate()
+                    .for_each(pack_values);
+            },
+        );
+        Self {
+            keys: packed_keys,
+            values: packed_values,
+            places: padded,
+            columns,
+            width,
+        }
+    }
+
+    /// Panels of keys of the `head`th head, counted over the batch.
+    fn keys(&self, head: usize) -> impl Iterator<Item = &[f32]> {
+        let size = self.places * self.width;
+        self.keys[head * size..][..size].chunks_exact(self.width * COLUMNS)
+    }
+
+    fn values(&self, head: usize) -> impl Iterator<Item = &[f32]> {
+        let size = self.places * self.columns;
+        self.values[head * size..][..size].chunks_exact(self.places * COLUMNS)
+    }
+}
+
+fn by_tile<E: Cached>(
+    sizes: Sizes,
+    queries: &Heads<'_, f32>,
+    keys: &Heads<'_, E>,
+    values: &Heads<'_, E>,
+    out: &mut [f32],
+) {
+    let packed = PackedHeads::new(sizes, keys, values);
+    let row = sizes.n_heads * sizes.width;
+    out.par_chunks_mut(sizes.seq * row)
+        .enumerate()
+        .for_each(|(batch, out)| {
+            // The last tiles see the most keys; they go first, so that no thread waits for one.
+            out.par_chunks_mut(TILE * row)
+                .enumerate()
+                .rev()
+                .with_max_len(1)
+                .for_each(|(tile, out)| {
+                    let mut scratch = TileScratch::default();
+                    let first = tile * TILE;
+                    for head in 0..sizes.n_heads {
+                        let rows = Rows {
+                            elements: queries.from(batch, first, head),
+                            stride: queries.strides[1],
+                            count: out.len() / row,
+                        };
+                        let kv_head = batch * sizes.n_kv_heads + head / sizes.group();
+                        let out = &mut out[head * sizes.width..];
+                        scratch.run(sizes, rows, sizes.visible(first), &packed, kv_head, out);
+                    }
+                });
+        });
+}
+
+#[derive(Default)]
+struct TileScratch {
+    tile: Vec<f32>,
+    /// `[rows, padded places]`.
+    scores: Vec<f32>,
+}
+
+impl TileScratch {
+    /// Writes the output rows of one head, `n_heads * width` apart. The first row sees `visible` keys,
+    /// each row after it one more.
+    fn run(
+        &mut self,
+        sizes: Sizes,
+        rows: Rows<'_, f32>,
+        visible: usize,
+        packed: &PackedHeads,
+        kv_head: usize,
+        out: &mut [f32],
+    ) {
+        let vectors = Vectors::detect();
+        let seen = visible + rows.count - 1;
+        let stride = seen.next_multiple_of(COLUMNS);
+        self.scores.resize(rows.count * stride, 0.0);
+        self.tile.resize(rows.count * COLUMNS, 0.0);
+        let panels = packed.keys(kv_head).take(stride / COLUMNS);
+        for (panel, keys) in panels.enumerate() {
+            tile::multiply(vectors, rows, keys, sizes.width, &mut self.tile, false);
+            let lines = self.tile.chunks_exact(COLUMNS);
+            for (sums, scores) in lines.zip(self.scores.chunks_exact_mut(stride)) {
+                scores[panel * COLUMNS..][..COLUMNS].copy_from_slice(sums);
+            }
+        }
+        let scale = 1.0 / (sizes.width as f32).sqrt();
+        for (row, scores) in self.scores.chunks_exact_mut(stride).enumerate() {
+            let (seen, masked) = scores.split_at_mut(visible + row);
             simd::softmax(seen, scale);
             masked.fill(0.0);
         }
-        let weights = Matrix {
-            elements: scores,
-            row_stride: visible,
-            column_stride: 1,
+        let weights = Rows {
+            elements: &self.scores,
+            stride,
+            count: rows.count,
         };
-        let values = Matrix {
-            elements: self.values.0,
-            row_stride: self.values.1,
-            column_stride: 1,
-        };
-        multiply([rows, width, visible], &weights, &values, out, out_stride);
+        for (panel, values) in packed.values(kv_head).enumerate() {
+            tile::multiply(vectors, weights, values, seen, &mut self.tile, false);
+            let first = panel * COLUMNS;
+            let width = COLUMNS.min(sizes.width - first);
+            let lines = self.tile.chunks_exact(COLUMNS);
+            for (row, sums) in lines.enumerate() {
+                let at = row * sizes.n_heads * sizes.width + first;
+                out[at..at + width].copy_from_slice(&sums[..width]);
+            }
+        }
     }
 }
 
-struct Matrix<'a> {
-    elements: &'a [f32],
-    row_stride: usize,
-    column_stride: usize,
+/// An element type that keys and values may have.
+trait Cached: Packed {
+    /// `scores[place] = query · keys[place]`; keys are `stride` apart.
+    fn scores(query: &[f32], keys: &[Self], stride: usize, scores: &mut [f32]);
+
+    /// `out = Σ weights[place] * values[place]`; values are `stride` apart.
+    fn mix(weights: &[f32], values: &[Self], stride: usize, out: &mut [f32]);
 }
 
-impl Matrix<'_> {
-    fn holds(&self, rows: usize, columns: usize) -> bool {
-        (rows - 1) * self.row_stride + (columns - 1) * self.column_stride < self.elements.len()
+impl Cached for f32 {
+    fn scores(query: &[f32], keys: &[Self], stride: usize, scores: &mut [f32]) {
+        scores_f32(query, keys, stride, scores);
+    }
+
+    fn mix(weights: &[f32], values: &[Self], stride: usize, out: &mut [f32]) {
+        mix_f32(weights, values, stride, out);
     }
 }
 
-/// `out = left * right` for a `[m, k]` and a `[k, n]` matrix; rows of `out` are `out_stride` apart.
-#[expect(unsafe_code, reason = "the gemm crate takes pointers")]
-fn multiply(
-    [m, n, k]: [usize; 3],
-    left: &Matrix<'_>,
-    right: &Matrix<'_>,
-    out: &mut [f32],
-    out_stride: usize,
+impl Cached for bf16 {
+    fn scores(query: &[f32], keys: &[Self], stride: usize, scores: &mut [f32]) {
+        scores_bf16(query, keys, stride, scores);
+    }
+
+    fn mix(weights: &[f32], values: &[Self], stride: usize, out: &mut [f32]) {
+        mix_bf16(weights, values, stride, out);
+    }
+}
+
+for_each_vector_width! {
+    fn scores_f32(query: &[f32], keys: &[f32], stride: usize, scores: &mut [f32]) = scores_body::<f32; FUSED>
+}
+for_each_vector_width! {
+    fn scores_bf16(query: &[f32], keys: &[bf16], stride: usize, scores: &mut [f32]) = scores_body::<bf16; FUSED>
+}
+for_each_vector_width! {
+    fn mix_f32(weights: &[f32], values: &[f32], stride: usize, out: &mut [f32]) = mix_body::<f32; FUSED>
+}
+for_each_vector_width! {
+    fn mix_bf16(weights: &[f32], values: &[bf16], stride: usize, out: &mut [f32]) = mix_body::<bf16; FUSED>
+}
+
+const LANES: usize = 16;
+
+#[inline(always)]
+fn scores_body<E: Weight, const FUSED: bool>(
+    query: &[f32],
+    keys: &[E],
+    stride: usize,
+    scores: &mut [f32],
 ) {
-    let out_fits = (m - 1) * out_stride + n <= out.len() && n <= out_stride;
-    assert!(left.holds(m, k) && right.holds(k, n) && out_fits);
-    // SAFETY: by the line above, every element that the strides reach lies inside its slice; `out` is
-    // borrowed mutably, so it overlaps neither input; `read_dst` is false, so `alpha` is not used.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            out_stride as isize,
-            false,
-            left.elements.as_ptr(),
-            left.column_stride as isize,
-            left.row_stride as isize,
-            right.elements.as_ptr(),
-            right.column_stride as isize,
-            right.row_stride as isize,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
+    let (query, rest) = query.as_chunks::<LANES>();
+    for (place, score) in scores.iter_mut().enumerate() {
+        let key = &keys[place * stride..][..query.len() * LANES + rest.len()];
+        let (key, tail) = key.split_at(query.len() * LANES);
+        let mut sums = [0.0_f32; LANES];
+        for (query, key) in query.iter().zip(key.as_chunks::<LANES>().0) {
+            for ((sum, x), key) in sums.iter_mut().zip(query).zip(key) {
+                *sum = fused::<FUSED>(*x, key.widen(), *sum);
+            }
+        }
+        let mut half = LANES / 2;
+        while half > 0 {
+            let (low, high) = sums.split_at_mut(half);
+            for (low, high) in low.iter_mut().zip(high) {
+                *low += *high;
+            }
+            half /= 2;
+        }
+        let tail = rest.iter().zip(tail);
+        *score = tail.fold(sums[0], |sum, (x, key)| {
+            fused::<FUSED>(*x, key.widen(), sum)
+        });
+    }
+}
+
+#[inline(always)]
+fn mix_body<E: Weight, const FUSED: bool>(
+    weights: &[f32],
+    values: &[E],
+    stride: usize,
+    out: &mut [f32],
+) {
+    /// Columns that stay in registers while all values pass by.
+    const WIDTH: usize = 64;
+    let width = out.len();
+    let mut chunks = out.chunks_exact_mut(WIDTH);
+    for (n, out) in (&mut chunks).enumerate() {
+        let mut sums = [0.0_f32; WIDTH];
+        for (place, weight) in weights.iter().enumerate() {
+            let value: &[E; WIDTH] = values[place * stride + n * WIDTH..]
+                .first_chunk()
+                .expect("a head is as wide as its output");
+            for (sum, value) in sums.iter_mut().zip(value) {
+                *sum = fused::<FUSED>(*weight, value.widen(), *sum);
+            }
+        }
+        out.copy_from_slice(&sums);
+    }
+    let rest = chunks.into_remainder();
+    let first = width - rest.len();
+    for (place, weight) in weights.iter().enumerate() {
+        let value = &values[place * stride + first..][..rest.len()];
+        for (out, value) in rest.iter_mut().zip(value) {
+            *out = fused::<FUSED>(*weight, value.widen(), *out);
+        }
     }
 }
 

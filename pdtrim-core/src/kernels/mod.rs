@@ -1,21 +1,75 @@
-//! The operations of a block that Burn's public operations compute with needless passes over memory.
+//! The operations of a block that Burn's public operations compute with needless work.
 //!
 //! Each has two bodies. `plain` is built from Burn's public operations and runs on every backend and
-//! element type. The others work on the CPU backend's own storage in f32, where measurements of a
-//! 135M-parameter model put half of the prefill time outside the matrix products (element-wise
-//! operations of `burn-flex` 0.22 are single-threaded, its attention computes masked tiles).
-//! Tests hold each against `plain`. This module is the only one with `unsafe` code: calls of functions
-//! compiled for wider vectors, after the CPU was asked for them, and of the `gemm` crate.
+//! element type. The others work on the CPU backend's own storage: activations in f32, weights, keys
+//! and values in f32 or bf16. Burn's own matrix product packs weights on every call, its bf16 one
+//! converts them on every call, its element-wise operations are single-threaded and its attention
+//! computes masked tiles (`burn-flex` 0.22); `benches/kernels.rs` times what is here.
+//! Tests hold each against `plain`. This module is the only one with `unsafe` code beside the memory
+//! map of a checkpoint: calls of functions compiled for wider vectors after the CPU was asked for
+//! them, vector instructions that the compiler does not find by itself, and threads that write
+//! disjoint columns of one matrix.
 
 mod attention;
+mod dot;
+mod linear;
 mod plain;
 mod rows;
 mod simd;
+mod tile;
+mod widths;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_flex::{Flex, FlexTensor};
 
 use crate::model::Angles;
+
+/// A layer's weights `[out, in]` and its bias `[out]`.
+pub(crate) type Layer = (Tensor<2>, Option<Tensor<1>>);
+
+/// Products of `rows` `[rows, in]` with layers that all take them: `[rows, out]` for each.
+pub(crate) fn linear<const N: usize>(rows: &Tensor<2>, layers: [Layer; N]) -> [Tensor<2>; N] {
+    let kernel = |(weight, bias): &Layer| {
+        is_weight(weight) && weight.dtype() == layers[0].0.dtype() && bias.iter().all(is_flex_f32)
+    };
+    if !(is_flex_f32(rows) && layers.iter().all(kernel)) {
+        return layers.map(|layer| plain::linear(rows.clone(), layer));
+    }
+    let parts = layers.map(|(weight, bias)| linear::Part {
+        weight: flex(weight),
+        bias: bias.map(flex),
+    });
+    let products = linear::linear(&flex(rows.clone()), parts.into());
+    let mut products = products.into_iter().map(from_flex);
+    std::array::from_fn(|_| products.next().expect("one product a layer"))
+}
+
+/// `residual` `[rows, out]` plus the product of `rows` with `weight` `[out, in]`.
+pub(crate) fn linear_add(rows: Tensor<2>, weight: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+    if !(is_flex_f32(&rows) && is_weight(&weight) && is_flex_f32(&residual)) {
+        return residual + plain::linear(rows, (weight, None));
+    }
+    from_flex(linear::linear_add(
+        &flex(rows),
+        &flex(weight),
+        flex(residual),
+    ))
+}
+
+/// The gate of an MLP: `silu(rows * gateᵀ) * (rows * upᵀ)`, weights `[intermediate, hidden]`.
+pub(crate) fn gated(rows: Tensor<2>, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    let same = gate.dtype() == up.dtype() && gate.dims() == up.dims();
+    if !(is_flex_f32(&rows) && is_weight(&gate) && is_weight(&up) && same) {
+        return plain::gated(rows, gate, up);
+    }
+    from_flex(linear::gated(&flex(rows), &flex(gate), &flex(up)))
+}
+
+/// Lets `work` run on a thread of the pool, where the operations of this module share out their work
+/// without waking another thread first; worth it around a whole pass through a model.
+pub(crate) fn on_pool<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| work())
+}
 
 /// Root mean square norm of rows `[rows, hidden]` with scale `weight` `[hidden]`.
 pub(crate) fn rms_norm(rows: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
@@ -23,14 +77,6 @@ pub(crate) fn rms_norm(rows: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2
         return plain::rms_norm(rows, weight, eps);
     }
     from_flex(rows::rms_norm(&flex(rows), &flex(weight), eps as f32))
-}
-
-/// `silu(gate) * up`, element by element, `[rows, intermediate]`.
-pub(crate) fn silu_mul(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-    if !(is_flex_f32(&gate) && is_flex_f32(&up)) {
-        return plain::silu_mul(gate, up);
-    }
-    from_flex(rows::silu_mul(flex(gate), &flex(up)))
 }
 
 /// Rotates the halves of each head of `heads` `[batch, seq, n_heads, head_dim]`.
@@ -48,7 +94,7 @@ pub(crate) fn rotate(heads: Tensor<4>, angles: &Angles) -> Tensor<4> {
 /// Causal grouped-query attention of `queries` `[batch, seq, n_heads, head_dim]` over `keys` and
 /// `values` `[batch, places, n_kv_heads, head_dim]`, the last `seq` places of which are the queries' own.
 pub(crate) fn attention(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<4> {
-    if !is_flex_f32(&queries) {
+    if !(is_flex_f32(&queries) && is_weight(&keys) && keys.dtype() == values.dtype()) {
         return plain::attention(queries, keys, values);
     }
     from_flex(attention::attention(
@@ -84,6 +130,15 @@ pub fn token_scores(logits: Tensor<2>, targets: &[u32]) -> Vec<TokenScore> {
     plain::token_scores(logits, targets)
 }
 
+/// As [`token_scores`] of the logits that `rows` `[rows, hidden]` have under the vocabulary head `head`
+/// `[vocab_size, hidden]`; on the CPU those logits are never written to memory.
+pub(crate) fn scored_logits(rows: Tensor<2>, head: Tensor<2>, targets: &[u32]) -> Vec<TokenScore> {
+    if !(is_flex_f32(&rows) && is_weight(&head)) {
+        return token_scores(plain::linear(rows, (head, None)), targets);
+    }
+    linear::scored(&flex(rows), &flex(head), targets)
+}
+
 /// The token with the largest logit in each row of `logits` `[rows, vocab_size]`; ties go to the lowest id.
 pub(crate) fn greedy_tokens(logits: Tensor<2>) -> Vec<u32> {
     if is_flex_f32(&logits) {
@@ -97,6 +152,17 @@ pub(crate) fn greedy_tokens(logits: Tensor<2>) -> Vec<u32> {
         .collect()
 }
 
+/// Keys or values `[batch, seq, n_kv_heads, head_dim]` as elements of type `dtype`.
+pub(crate) fn narrow_kv(heads: Tensor<4>, dtype: DType) -> Tensor<4> {
+    if heads.dtype() == dtype {
+        return heads;
+    }
+    if !(is_flex_f32(&heads) && dtype == DType::BF16) {
+        return Tensor::<4>::cast(heads, dtype);
+    }
+    from_flex(rows::round(&flex(heads)))
+}
+
 /// The rows of `hidden` `[rows, width]` with the given indices, in that order.
 pub(crate) fn select_rows(hidden: Tensor<2>, rows: &[usize]) -> Tensor<2> {
     let indices: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
@@ -105,6 +171,11 @@ pub(crate) fn select_rows(hidden: Tensor<2>, rows: &[usize]) -> Tensor<2> {
         0,
         Tensor::<1, Int>::from_data(TensorData::new(indices, [rows.len()]), &device),
     )
+}
+
+/// What the kernels read without converting it first.
+fn is_weight<const D: usize>(tensor: &Tensor<D>) -> bool {
+    matches!(tensor.dtype(), DType::F32 | DType::BF16) && tensor.device() == Device::flex()
 }
 
 fn is_flex_f32<const D: usize>(tensor: &Tensor<D>) -> bool {

@@ -4,7 +4,7 @@ use burn::tensor::activation::{log_softmax, silu};
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Int, Tensor, TensorData, module};
 
-use super::TokenScore;
+use super::{Layer, TokenScore};
 use crate::model::Angles;
 
 pub(super) fn rms_norm(rows: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
@@ -21,8 +21,22 @@ pub(super) fn rms_norm(rows: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2
     (wide * scale).cast(dtype) * weight.unsqueeze()
 }
 
-pub(super) fn silu_mul(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-    silu(gate) * up
+pub(super) fn linear(rows: Tensor<2>, (weight, bias): Layer) -> Tensor<2> {
+    let dtype = rows.dtype();
+    let weight = if weight.dtype() == dtype {
+        weight
+    } else {
+        weight.cast(dtype)
+    };
+    let product = rows.matmul(weight.transpose());
+    match bias {
+        Some(bias) => product + bias.unsqueeze(),
+        None => product,
+    }
+}
+
+pub(super) fn gated(rows: Tensor<2>, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    silu(linear(rows.clone(), (gate, None))) * linear(rows, (up, None))
 }
 
 pub(super) fn rotate(heads: Tensor<4>, angles: &Angles) -> Tensor<4> {

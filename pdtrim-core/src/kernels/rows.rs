@@ -2,6 +2,7 @@
 
 use burn::tensor::TensorData;
 use burn_flex::FlexTensor;
+use half::bf16;
 use rayon::prelude::*;
 
 use super::{TokenScore, simd};
@@ -21,16 +22,13 @@ pub(super) fn rms_norm(rows: &FlexTensor, weight: &FlexTensor, eps: f32) -> Flex
     FlexTensor::from_data(TensorData::new(out, rows.layout().shape().clone()))
 }
 
-pub(super) fn silu_mul(gate: FlexTensor, up: &FlexTensor) -> FlexTensor {
-    let mut gate = owned(gate);
-    let up = up.to_contiguous();
-    let up = contiguous(&up);
-    // Not by rows: a chunk is what a thread's first-level cache holds.
-    let chunk = 4096;
-    for_each_row(gate.storage_mut::<f32>(), chunk, |n, gate| {
-        simd::silu_mul(gate, &up[n * chunk..][..gate.len()]);
-    });
-    gate
+/// As bf16.
+pub(super) fn round(heads: &FlexTensor) -> FlexTensor {
+    let heads = heads.to_contiguous();
+    let x = contiguous(&heads);
+    let mut out = vec![bf16::ZERO; x.len()];
+    simd::round(&mut out, x);
+    FlexTensor::from_data(TensorData::new(out, heads.layout().shape().clone()))
 }
 
 pub(super) fn rotate(heads: FlexTensor, cos: &FlexTensor, sin: &FlexTensor) -> FlexTensor {
@@ -65,19 +63,11 @@ pub(super) fn greedy_tokens(logits: &FlexTensor) -> Vec<u32> {
     let logits = logits.to_contiguous();
     let vocab_size = logits.layout().shape()[1];
     let rows = contiguous(&logits).par_chunks_exact(vocab_size);
-    let greedy = |row: &[f32]| {
-        let first = (0, f32::NEG_INFINITY);
-        let best = row.iter().enumerate().fold(
-            first,
-            |best, (id, &x)| if x > best.1 { (id, x) } else { best },
-        );
-        best.0 as u32
-    };
-    rows.map(greedy).collect()
+    rows.map(|row| simd::argmax(row) as u32).collect()
 }
 
 /// The elements of a contiguous tensor, which may be a part of a larger storage.
-fn contiguous(tensor: &FlexTensor) -> &[f32] {
+pub(super) fn contiguous(tensor: &FlexTensor) -> &[f32] {
     let (start, end) = tensor
         .layout()
         .contiguous_offsets()
@@ -86,7 +76,7 @@ fn contiguous(tensor: &FlexTensor) -> &[f32] {
 }
 
 /// A tensor that fills its whole storage, so that writing to the storage writes the tensor and nothing else.
-fn owned(tensor: FlexTensor) -> FlexTensor {
+pub(super) fn owned(tensor: FlexTensor) -> FlexTensor {
     let n_elements = tensor.layout().num_elements();
     let fills = tensor.is_contiguous()
         && tensor.layout().start_offset() == 0

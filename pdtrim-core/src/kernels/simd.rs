@@ -5,49 +5,37 @@
     reason = "a body that is not inlined would be compiled for the baseline only"
 )]
 
-use super::TokenScore;
+use half::bf16;
 
-/// Gives a function a body for AVX-512, one for AVX2 and one for the baseline, and picks at run time.
-macro_rules! for_each_vector_width {
-    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),*) $(-> $out:ty)? = $body:ident) => {
-        $(#[$doc])*
-        #[cfg_attr(
-            target_arch = "x86_64",
-            expect(unsafe_code, reason = "calls code compiled for features that were just detected")
-        )]
-        pub(super) fn $name($($arg: $ty),*) $(-> $out)? {
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx512f,avx512vl,avx512dq,fma")]
-                fn avx512($($arg: $ty),*) $(-> $out)? {
-                    $body($($arg),*)
-                }
-                #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $ty),*) $(-> $out)? {
-                    $body($($arg),*)
-                }
-                let fma = is_x86_feature_detected!("fma");
-                if fma
-                    && is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512dq")
-                {
-                    // SAFETY: all four features were detected on this CPU.
-                    return unsafe { avx512($($arg),*) };
-                }
-                if fma && is_x86_feature_detected!("avx2") {
-                    // SAFETY: both features were detected on this CPU.
-                    return unsafe { avx2($($arg),*) };
-                }
-            }
-            $body($($arg),*)
-        }
-    };
-}
+use super::TokenScore;
+use super::dot::total;
+use super::linear::LogitsSeen;
+use super::tile::COLUMNS;
+use super::widths::for_each_vector_width;
 
 for_each_vector_width! {
     /// `gate[i] = silu(gate[i]) * up[i]`.
     fn silu_mul(gate: &mut [f32], up: &[f32]) = silu_mul_body
+}
+
+for_each_vector_width! {
+    /// As [`silu_mul`] for lines of half gate, half up; the result takes the gate's place.
+    fn silu_mul_halves(lines: &mut [f32]) = silu_mul_halves_body
+}
+
+for_each_vector_width! {
+    /// Rounds pairs of elements to bf16, to nearest and ties to even, the first of a pair in the low half.
+    fn round_pairs(out: &mut [u32], x: &[f32]) = round_pairs_body
+}
+
+for_each_vector_width! {
+    /// Rounds elements to bf16, to nearest and ties to even.
+    fn round(out: &mut [bf16], x: &[f32]) = round_body
+}
+
+for_each_vector_width! {
+    /// Index of the first of the largest elements.
+    fn argmax(row: &[f32]) -> usize = argmax_body
 }
 
 for_each_vector_width! {
@@ -68,6 +56,11 @@ for_each_vector_width! {
 for_each_vector_width! {
     /// Log-probability of `target` under one row of logits.
     fn token_score(logits: &[f32], target: usize) -> TokenScore = token_score_body
+}
+
+for_each_vector_width! {
+    /// Adds lines of logits of the tokens `[first_id, first_id + count)` to what is known of their rows.
+    fn see_logits(lines: &[f32], first_id: usize, count: usize, targets: &[u32], seen: &mut [LogitsSeen]) = see_logits_body
 }
 
 /// Lanes that the reductions keep apart, so that the compiler may use vectors: sums of floats are
@@ -101,6 +94,43 @@ fn silu_mul_body(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
         *gate = *gate / (1.0 + exp(-*gate)) * up;
     }
+}
+
+#[inline(always)]
+fn silu_mul_halves_body(lines: &mut [f32]) {
+    for line in lines.as_chunks_mut::<COLUMNS>().0 {
+        let (gate, up) = line.split_at_mut(COLUMNS / 2);
+        silu_mul_body(gate, up);
+    }
+}
+
+/// The bits of the bf16 next to `x`.
+#[inline(always)]
+fn round_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if x.is_nan() { 0x7fc0 } else { rounded }
+}
+
+#[inline(always)]
+fn round_pairs_body(out: &mut [u32], x: &[f32]) {
+    for (out, [low, high]) in out.iter_mut().zip(x.as_chunks::<2>().0) {
+        *out = round_bits(*low) | round_bits(*high) << 16;
+    }
+}
+
+#[inline(always)]
+fn round_body(out: &mut [bf16], x: &[f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = bf16::from_bits(round_bits(*x) as u16);
+    }
+}
+
+#[inline(always)]
+fn argmax_body(row: &[f32]) -> usize {
+    let max = max(row);
+    // Not a number is no maximum; a row of nothing else has its first element.
+    row.iter().position(|&x| x >= max).unwrap_or(0)
 }
 
 #[inline(always)]
@@ -165,6 +195,42 @@ fn rotate_body(head: &mut [f32], cos: &[f32], sin: &[f32]) {
         let (a, b) = (*low, *high);
         *low = a * cos - b * sin;
         *high = b * cos + a * sin;
+    }
+}
+
+#[inline(always)]
+fn see_logits_body(
+    lines: &[f32],
+    first_id: usize,
+    count: usize,
+    targets: &[u32],
+    seen: &mut [LogitsSeen],
+) {
+    let lines = lines.as_chunks::<COLUMNS>().0.iter();
+    for ((line, &target), seen) in lines.zip(targets).zip(seen) {
+        let mut line = *line;
+        line[count..].fill(f32::NEG_INFINITY);
+        let highest = max(&line);
+        if highest > seen.max {
+            let at = line.iter().position(|&x| x >= highest).unwrap_or(0);
+            // The first part has no sum yet, and no finite maximum to scale it from.
+            seen.sum = if seen.sum > 0.0 {
+                seen.sum * exp(seen.max - highest)
+            } else {
+                0.0
+            };
+            (seen.max, seen.best) = (highest, (first_id + at) as u32);
+        }
+        let mut lanes = [0.0_f32; COLUMNS];
+        for (lane, x) in lanes.iter_mut().zip(line) {
+            *lane = exp(x - seen.max);
+        }
+        lanes[count..].fill(0.0);
+        seen.sum += total(lanes);
+        let place = (target as usize).wrapping_sub(first_id);
+        if place < count {
+            seen.chosen = line[place];
+        }
     }
 }
 

@@ -14,6 +14,28 @@ fn assert_close<const D: usize>(ours: Tensor<D>, plain: Tensor<D>) {
     );
 }
 
+fn narrowed(weight: Tensor<2>, narrow: bool) -> Tensor<2> {
+    if narrow {
+        weight.cast(DType::BF16)
+    } else {
+        weight
+    }
+}
+
+/// Whether activations are rounded to bf16 on this CPU.
+fn rounds(rows: usize, inputs: usize, narrow: bool) -> bool {
+    narrow && rows > 16 && inputs.is_multiple_of(2) && widths::Vectors::detect().multiply_bf16()
+}
+
+fn assert_products_close(ours: Tensor<2>, plain: Tensor<2>, rounded: bool) {
+    // Sums of up to 90 products of values around 4; bf16 has 8 bits.
+    let tolerance = if rounded { 0.5 } else { 2e-4 };
+    ours.into_data().assert_approx_eq::<f32>(
+        &plain.into_data(),
+        Tolerance::absolute(tolerance).set_relative(tolerance / 50.0),
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -24,9 +46,36 @@ proptest! {
     }
 
     #[test]
-    fn gate_equals_burns_operations(rows in 1_usize..40, width in 1_usize..1600) {
-        let (gate, up) = (random([rows, width]), random([rows, width]));
-        assert_close(silu_mul(gate.clone(), up.clone()), plain::silu_mul(gate, up));
+    fn layers_equal_burns_operations(
+        rows in 1_usize..60, inputs in 1_usize..90, q in 1_usize..100, k in 1_usize..50, narrow: bool,
+    ) {
+        let weight = |outputs| narrowed(random([outputs, inputs]), narrow);
+        let x = random([rows, inputs]);
+        let layers = [(weight(q), Some(random([q]))), (weight(k), None), (weight(k), Some(random([k])))];
+        let expected = layers.clone().map(|layer| plain::linear(x.clone(), layer));
+        for (ours, plain) in linear(&x, layers).into_iter().zip(expected) {
+            assert_products_close(ours, plain, rounds(rows, inputs, narrow));
+        }
+    }
+
+    #[test]
+    fn a_layer_on_the_residual_stream_equals_burns_operations(
+        rows in 1_usize..60, inputs in 1_usize..90, outputs in 1_usize..100, narrow: bool,
+    ) {
+        let weight = narrowed(random([outputs, inputs]), narrow);
+        let (x, residual) = (random([rows, inputs]), random([rows, outputs]));
+        let expected = residual.clone() + plain::linear(x.clone(), (weight.clone(), None));
+        assert_products_close(linear_add(x, weight, residual), expected, rounds(rows, inputs, narrow));
+    }
+
+    #[test]
+    fn the_gate_equals_burns_operations(
+        rows in 1_usize..60, inputs in 1_usize..40, outputs in 1_usize..100, narrow: bool,
+    ) {
+        let weight = || narrowed(random([outputs, inputs]) * 0.1, narrow);
+        let (x, gate, up) = (random([rows, inputs]), weight(), weight());
+        let expected = plain::gated(x.clone(), gate.clone(), up.clone());
+        assert_products_close(gated(x, gate, up), expected, rounds(rows, inputs, narrow));
     }
 
     #[test]
@@ -44,16 +93,34 @@ proptest! {
         unused in 0_usize..9,
         kv_heads in 1_usize..4,
         group in 1_usize..4,
-        width in 1_usize..20,
+        width in 1_usize..70,
+        narrow: bool,
     ) {
         let queries = random([batch, seq, kv_heads * group, width]);
         // A view of a larger cache, as in use.
         let cache = || random([batch, before + seq + unused, kv_heads, width]).narrow(1, 0, before + seq);
-        let (keys, values) = (cache(), cache());
-        assert_close(
-            attention(queries.clone(), keys.clone(), values.clone()),
-            plain::attention(queries, keys, values),
-        );
+        let (mut keys, mut values) = (cache(), cache());
+        let mut wide = (keys.clone(), values.clone());
+        if narrow {
+            keys = narrow_kv(keys, DType::BF16);
+            values = narrow_kv(values, DType::BF16);
+            wide = (Tensor::<4>::cast(keys.clone(), DType::F32), Tensor::<4>::cast(values.clone(), DType::F32));
+        }
+        assert_close(attention(queries.clone(), keys, values), plain::attention(queries, wide.0, wide.1));
+    }
+
+    #[test]
+    fn scores_without_logits_equal_burns_operations(
+        rows in 1_usize..40, width in 1_usize..20, vocab in 1_usize..300, seed in 0_u32..1000, narrow: bool,
+    ) {
+        let (x, head) = (random([rows, width]), narrowed(random([vocab, width]), narrow));
+        let targets: Vec<u32> = (0..rows as u32).map(|row| (seed * 31 + row * 7) % vocab as u32).collect();
+        let ours = scored_logits(x.clone(), head.clone(), &targets);
+        let tolerance = if rounds(rows, width, narrow) { 0.2 } else { 2e-4 };
+        for (ours, plain) in ours.iter().zip(plain::token_scores(plain::linear(x, (head, None)), &targets)) {
+            prop_assert!((ours.logprob - plain.logprob).abs() < tolerance, "{} {}", ours.logprob, plain.logprob);
+            prop_assert!(ours.greedy == plain.greedy || tolerance > 0.1);
+        }
     }
 
     #[test]
@@ -76,8 +143,22 @@ fn the_greedy_token_has_the_largest_logit() {
 
 #[test]
 fn a_shared_tensor_is_not_written_to() {
-    let gate = random([3, 5]);
-    let before = gate.to_data();
-    let _ = silu_mul(gate.clone(), random([3, 5]));
-    assert_eq!(gate.into_data(), before);
+    let residual = random([3, 5]);
+    let before = residual.to_data();
+    let _ = linear_add(random([3, 4]), random([5, 4]), residual.clone());
+    assert_eq!(residual.into_data(), before);
+}
+
+#[test]
+fn products_larger_than_a_panel_and_a_tile_equal_burns_operations() {
+    let (x, weight) = (random([600, 3100]), random([50, 3100]) * 0.05);
+    for narrow in [false, true] {
+        let weight = narrowed(weight.clone(), narrow);
+        let [ours] = linear(&x, [(weight.clone(), None)]);
+        let tolerance = if rounds(600, 3100, narrow) { 0.3 } else { 2e-3 };
+        let plain = plain::linear(x.clone(), (weight, None));
+        let tolerance = Tolerance::absolute(tolerance);
+        ours.into_data()
+            .assert_approx_eq::<f32>(&plain.into_data(), tolerance);
+    }
 }

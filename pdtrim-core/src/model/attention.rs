@@ -1,8 +1,10 @@
 //! Grouped-query attention over a block's KV cache.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
+use rayon::prelude::*;
 
+use super::Segment;
 use super::llama::Projection;
 use super::rope::Angles;
 use crate::cache::{BlockCache, TokenPosition};
@@ -12,13 +14,13 @@ use crate::kernels;
 /// Grouped-query attention: `n_heads / n_kv_heads` query heads share a key and value head.
 #[derive(Module, Debug)]
 pub struct Attention {
-    /// `[hidden, n_heads * head_dim]`.
-    pub q_proj: Projection,
-    /// `[hidden, n_kv_heads * head_dim]`.
-    pub k_proj: Projection,
-    /// `[hidden, n_kv_heads * head_dim]`.
-    pub v_proj: Projection,
     /// `[n_heads * head_dim, hidden]`.
+    pub q_proj: Projection,
+    /// `[n_kv_heads * head_dim, hidden]`.
+    pub k_proj: Projection,
+    /// `[n_kv_heads * head_dim, hidden]`.
+    pub v_proj: Projection,
+    /// `[hidden, n_heads * head_dim]`.
     pub o_proj: Projection,
     n_heads: usize,
     n_kv_heads: usize,
@@ -29,56 +31,123 @@ impl Attention {
     pub(super) fn init(config: &ModelConfig, device: &Device) -> Self {
         let bias = config.architecture.has_qkv_bias();
         Self {
-            q_proj: Projection::init([config.hidden_size, config.q_size()], bias, device),
-            k_proj: Projection::init([config.hidden_size, config.kv_size()], bias, device),
-            v_proj: Projection::init([config.hidden_size, config.kv_size()], bias, device),
-            o_proj: Projection::init([config.q_size(), config.hidden_size], false, device),
+            q_proj: Projection::init([config.q_size(), config.hidden_size], bias, device),
+            k_proj: Projection::init([config.kv_size(), config.hidden_size], bias, device),
+            v_proj: Projection::init([config.kv_size(), config.hidden_size], bias, device),
+            o_proj: Projection::init([config.hidden_size, config.q_size()], false, device),
             n_heads: config.n_heads,
             n_kv_heads: config.n_kv_heads,
             head_dim: config.head_dim,
         }
     }
 
-    /// Normed rows `[batch * seq, hidden]` to the attention's output of the same shape.
+    /// `residual` `[batch * seq, hidden]` plus the attention of its normed `rows`.
     pub(super) fn forward(
         &self,
-        rows: Tensor<2>,
+        rows: &Tensor<2>,
+        residual: Tensor<2>,
         [batch, seq]: [usize; 2],
-        start: TokenPosition,
         angles: &Angles,
         cache: &mut BlockCache,
+        start: TokenPosition,
     ) -> Tensor<2> {
-        self.append_kv(&rows, [batch, seq], start, angles, cache);
-        let queries = self.queries(rows, [batch, seq], angles);
+        let layers = [&self.q_proj, &self.k_proj, &self.v_proj].map(Projection::layer);
+        let [queries, keys, values] = kernels::linear(rows, layers);
+        self.append(keys, values, [batch, seq], angles, cache, start);
+        let queries = self.rotated_queries(queries, [batch, seq], angles);
         let mixed = kernels::attention(queries, cache.keys(), cache.values());
-        self.o_proj
-            .forward(mixed.reshape([batch * seq, self.n_heads * self.head_dim]))
+        let mixed = mixed.reshape([batch * seq, self.n_heads * self.head_dim]);
+        kernels::linear_add(mixed, self.o_proj.weight.val(), residual)
+    }
+
+    /// As [`forward`](Self::forward) for segments, which share the projections only; `angles` has one
+    /// entry a segment.
+    pub(super) fn forward_segments(
+        &self,
+        rows: &Tensor<2>,
+        residual: Tensor<2>,
+        angles: &[Angles],
+        segments: &mut [Segment<'_>],
+    ) -> Tensor<2> {
+        let layers = [&self.q_proj, &self.k_proj, &self.v_proj].map(Projection::layer);
+        let [queries, keys, values] = kernels::linear(rows, layers);
+        let ends = segments.iter().scan(0, |end, segment| {
+            *end += segment.tokens;
+            Some(*end)
+        });
+        let ends: Vec<usize> = ends.collect();
+        let mix = |((segment, angles), end): ((&mut Segment<'_>, &Angles), usize)| {
+            let sizes = [1, segment.tokens];
+            let part = |all: &Tensor<2>| {
+                let first = end - segment.tokens;
+                all.clone().narrow(0, first, segment.tokens)
+            };
+            let (keys, values) = (part(&keys), part(&values));
+            self.append(keys, values, sizes, angles, segment.cache, segment.start);
+            let queries = self.rotated_queries(part(&queries), sizes, angles);
+            let mixed = kernels::attention(queries, segment.cache.keys(), segment.cache.values());
+            mixed.reshape([segment.tokens, self.n_heads * self.head_dim])
+        };
+        let mixed: Vec<Tensor<2>> = segments
+            .par_iter_mut()
+            .zip(angles)
+            .zip(ends)
+            .map(mix)
+            .collect();
+        kernels::linear_add(Tensor::cat(mixed, 0), self.o_proj.weight.val(), residual)
     }
 
     pub(super) fn append_kv(
         &self,
         rows: &Tensor<2>,
-        [batch, seq]: [usize; 2],
-        start: TokenPosition,
+        sizes: [usize; 2],
         angles: &Angles,
         cache: &mut BlockCache,
+        start: TokenPosition,
     ) {
-        let heads = [batch, seq, self.n_kv_heads, self.head_dim];
-        let keys = self.k_proj.forward(rows.clone()).reshape(heads);
-        let values = self.v_proj.forward(rows.clone()).reshape(heads);
-        cache.append(kernels::rotate(keys, angles), values, start);
+        let [keys, values] = kernels::linear(rows, [self.k_proj.layer(), self.v_proj.layer()]);
+        self.append(keys, values, sizes, angles, cache, start);
     }
 
     pub(super) fn queries(
         &self,
-        rows: Tensor<2>,
+        rows: &Tensor<2>,
+        sizes: [usize; 2],
+        angles: &Angles,
+    ) -> Tensor<4> {
+        let [queries] = kernels::linear(rows, [self.q_proj.layer()]);
+        self.rotated_queries(queries, sizes, angles)
+    }
+
+    fn rotated_queries(
+        &self,
+        queries: Tensor<2>,
         [batch, seq]: [usize; 2],
         angles: &Angles,
     ) -> Tensor<4> {
-        let queries = self
-            .q_proj
-            .forward(rows)
-            .reshape([batch, seq, self.n_heads, self.head_dim]);
+        let queries = queries.reshape([batch, seq, self.n_heads, self.head_dim]);
         kernels::rotate(queries, angles)
+    }
+
+    fn append(
+        &self,
+        keys: Tensor<2>,
+        values: Tensor<2>,
+        [batch, seq]: [usize; 2],
+        angles: &Angles,
+        cache: &mut BlockCache,
+        start: TokenPosition,
+    ) {
+        let heads = [batch, seq, self.n_kv_heads, self.head_dim];
+        let dtype = self.kv_dtype();
+        let keys = kernels::rotate(keys.reshape(heads), angles);
+        let keys = kernels::narrow_kv(keys, dtype);
+        let values = kernels::narrow_kv(values.reshape(heads), dtype);
+        cache.append(keys, values, start);
+    }
+
+    /// Keys and values are held as the weights are, whatever the activations are.
+    fn kv_dtype(&self) -> DType {
+        self.k_proj.weight.val().dtype()
     }
 }

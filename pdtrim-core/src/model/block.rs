@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use super::Segment;
 use super::attention::Attention;
 use super::llama::{Projection, RmsNorm};
 use super::rope::Angles;
@@ -13,11 +14,11 @@ use crate::kernels;
 /// Gated MLP: `down(silu(gate(x)) * up(x))`.
 #[derive(Module, Debug)]
 pub struct Mlp {
-    /// `[hidden, intermediate]`.
-    pub gate_proj: Projection,
-    /// `[hidden, intermediate]`.
-    pub up_proj: Projection,
     /// `[intermediate, hidden]`.
+    pub gate_proj: Projection,
+    /// `[intermediate, hidden]`.
+    pub up_proj: Projection,
+    /// `[hidden, intermediate]`.
     pub down_proj: Projection,
 }
 
@@ -25,16 +26,16 @@ impl Mlp {
     fn init(config: &ModelConfig, device: &Device) -> Self {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         Self {
-            gate_proj: Projection::init([hidden, intermediate], false, device),
-            up_proj: Projection::init([hidden, intermediate], false, device),
-            down_proj: Projection::init([intermediate, hidden], false, device),
+            gate_proj: Projection::init([intermediate, hidden], false, device),
+            up_proj: Projection::init([intermediate, hidden], false, device),
+            down_proj: Projection::init([hidden, intermediate], false, device),
         }
     }
 
-    fn forward(&self, rows: Tensor<2>) -> Tensor<2> {
-        let gate = self.gate_proj.forward(rows.clone());
-        let up = self.up_proj.forward(rows);
-        self.down_proj.forward(kernels::silu_mul(gate, up))
+    /// `residual` plus the MLP of its normed `rows`, `[rows, hidden]` each.
+    fn forward(&self, rows: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+        let gated = kernels::gated(rows, self.gate_proj.weight.val(), self.up_proj.weight.val());
+        kernels::linear_add(gated, self.down_proj.weight.val(), residual)
     }
 }
 
@@ -52,7 +53,7 @@ pub struct Block {
 }
 
 impl Block {
-    pub(super) fn init(config: &ModelConfig, device: &Device) -> Self {
+    pub(crate) fn init(config: &ModelConfig, device: &Device) -> Self {
         let norm = || RmsNorm::init(config.hidden_size, config.rms_norm_eps, device);
         Self {
             input_layernorm: norm(),
@@ -73,13 +74,27 @@ impl Block {
         let [batch, seq, width] = hidden.dims();
         let rows = hidden.reshape([batch * seq, width]);
         let normed = self.input_layernorm.forward(rows.clone());
-        let rows = rows
-            + self
-                .self_attn
-                .forward(normed, [batch, seq], start, angles, cache);
+        let rows = self
+            .self_attn
+            .forward(&normed, rows, [batch, seq], angles, cache, start);
         let normed = self.post_attention_layernorm.forward(rows.clone());
-        let rows = rows + self.mlp.forward(normed);
+        let rows = self.mlp.forward(normed, rows);
         rows.reshape([batch, seq, width])
+    }
+
+    /// `[Σ tokens, hidden] -> [Σ tokens, hidden]`.
+    pub(super) fn forward_segments(
+        &self,
+        rows: Tensor<2>,
+        angles: &[Angles],
+        segments: &mut [Segment<'_>],
+    ) -> Tensor<2> {
+        let normed = self.input_layernorm.forward(rows.clone());
+        let rows = self
+            .self_attn
+            .forward_segments(&normed, rows, angles, segments);
+        let normed = self.post_attention_layernorm.forward(rows.clone());
+        self.mlp.forward(normed, rows)
     }
 
     pub(super) fn project_kv(
@@ -94,7 +109,7 @@ impl Block {
             .input_layernorm
             .forward(hidden.reshape([batch * seq, width]));
         self.self_attn
-            .append_kv(&normed, [batch, seq], start, angles, cache);
+            .append_kv(&normed, [batch, seq], angles, cache, start);
     }
 
     pub(super) fn queries(&self, hidden: Tensor<3>, angles: &Angles) -> Tensor<4> {
@@ -102,6 +117,6 @@ impl Block {
         let normed = self
             .input_layernorm
             .forward(hidden.reshape([batch * seq, width]));
-        self.self_attn.queries(normed, [batch, seq], angles)
+        self.self_attn.queries(&normed, [batch, seq], angles)
     }
 }

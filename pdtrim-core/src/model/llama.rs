@@ -1,15 +1,19 @@
 //! The Llama family: Llama, Mistral, Qwen2 and SmolLM2 differ in their config only.
 
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor};
 
 use super::block::Block;
 use super::rope::RopeTable;
-use super::{BlockModel, ModelDims};
+use super::{BlockModel, ModelDims, Segment};
 use crate::block::BlockId;
 use crate::cache::{BlockCache, TokenPosition};
 use crate::config::ModelConfig;
-use crate::kernels;
+use crate::kernels::{self, Layer, TokenScore};
 
 /// Root mean square norm: `x / sqrt(mean(x²) + eps) * weight`, over the last axis.
 ///
@@ -37,9 +41,13 @@ impl RmsNorm {
 }
 
 /// A projection without its own idea of a batch: `[rows, in] -> [rows, out]`.
+///
+/// Burn's own `nn::Linear` holds `[in, out]`. Here weights stay as a checkpoint has them, so that a
+/// mapped file is used where it lies, and so that a single row is multiplied by reading them once in
+/// order.
 #[derive(Module, Debug)]
 pub struct Projection {
-    /// `[in, out]`, the transpose of what a Hugging Face checkpoint stores.
+    /// `[out, in]`, as in a Hugging Face checkpoint.
     pub weight: Param<Tensor<2>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
@@ -53,16 +61,12 @@ impl Projection {
         };
         Self {
             weight: initializer.init(size, device),
-            bias: bias.then(|| Initializer::Zeros.init([size[1]], device)),
+            bias: bias.then(|| Initializer::Zeros.init([size[0]], device)),
         }
     }
 
-    pub(crate) fn forward(&self, rows: Tensor<2>) -> Tensor<2> {
-        let output = rows.matmul(self.weight.val());
-        match &self.bias {
-            Some(bias) => output + bias.val().unsqueeze(),
-            None => output,
-        }
+    pub(crate) fn layer(&self) -> Layer {
+        (self.weight.val(), self.bias.as_ref().map(Param::val))
     }
 }
 
@@ -104,9 +108,52 @@ impl LlamaWeights {
 pub struct Llama {
     config: ModelConfig,
     weights: LlamaWeights,
+    stream: Option<BlockStream>,
     rope: RopeTable,
     device: Device,
     dtype: DType,
+}
+
+/// Blocks that are read when they are run; the last one is kept, the one before it is let go first.
+struct BlockStream {
+    read: Box<ReadBlock>,
+    held: Mutex<Option<(BlockId, Arc<Block>)>>,
+}
+
+type ReadBlock = dyn Fn(BlockId) -> Block + Send + Sync;
+
+impl BlockStream {
+    fn block(&self, id: BlockId) -> Arc<Block> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, block)) = held.as_ref().filter(|(held, _)| *held == id) {
+            return Arc::clone(block);
+        }
+        *held = None;
+        Arc::clone(&held.insert((id, Arc::new((self.read)(id)))).1)
+    }
+}
+
+impl fmt::Debug for BlockStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockStream").finish_non_exhaustive()
+    }
+}
+
+/// A block that the model holds, or that was read for now.
+enum BlockRef<'a> {
+    Held(&'a Block),
+    Read(Arc<Block>),
+}
+
+impl Deref for BlockRef<'_> {
+    type Target = Block;
+
+    fn deref(&self) -> &Block {
+        match self {
+            Self::Held(block) => block,
+            Self::Read(block) => block,
+        }
+    }
 }
 
 impl Llama {
@@ -117,9 +164,28 @@ impl Llama {
         Self {
             config,
             weights,
+            stream: None,
             rope,
             device: device.clone(),
             dtype,
+        }
+    }
+
+    /// As [`new`](Self::new) with `weights.layers` empty: `read` gives a block each time another one is
+    /// run, so that memory holds one block.
+    pub(crate) fn streamed(
+        config: ModelConfig,
+        weights: LlamaWeights,
+        read: impl Fn(BlockId) -> Block + Send + Sync + 'static,
+        device: &Device,
+    ) -> Self {
+        let stream = BlockStream {
+            read: Box::new(read),
+            held: Mutex::new(None),
+        };
+        Self {
+            stream: Some(stream),
+            ..Self::new(config, weights, device)
         }
     }
 
@@ -128,13 +194,32 @@ impl Llama {
         &self.config
     }
 
-    /// The weights.
+    /// The weights; without blocks where those are read one at a time.
     pub fn weights(&self) -> &LlamaWeights {
         &self.weights
     }
 
-    fn block(&self, id: BlockId) -> &Block {
-        &self.weights.layers[id.index()]
+    /// The vocabulary head `[vocab_size, hidden]`.
+    fn head(&self) -> Tensor<2> {
+        let head = self.weights.lm_head.as_ref();
+        head.unwrap_or(&self.weights.embed_tokens).val()
+    }
+
+    /// Element type of hidden states: the weights', but f32 on the CPU, whose kernels read bf16 weights
+    /// as they are.
+    fn activations(&self) -> DType {
+        if self.device == Device::flex() && self.dtype == DType::BF16 {
+            DType::F32
+        } else {
+            self.dtype
+        }
+    }
+
+    fn block(&self, id: BlockId) -> BlockRef<'_> {
+        match &self.stream {
+            None => BlockRef::Held(&self.weights.layers[id.index()]),
+            Some(stream) => BlockRef::Read(stream.block(id)),
+        }
     }
 }
 
@@ -157,8 +242,19 @@ impl BlockModel for Llama {
         self.dtype
     }
 
+    fn holds_one_block(&self) -> bool {
+        self.stream.is_some()
+    }
+
     fn embed(&self, tokens: Tensor<2, Int>, _start: TokenPosition) -> Tensor<3> {
-        burn::tensor::module::embedding(self.weights.embed_tokens.val(), tokens)
+        let table = self.weights.embed_tokens.val();
+        let dtype = self.activations();
+        let hidden = burn::tensor::module::embedding(table, tokens);
+        if hidden.dtype() == dtype {
+            hidden
+        } else {
+            hidden.cast(dtype)
+        }
     }
 
     fn run_block(
@@ -170,6 +266,17 @@ impl BlockModel for Llama {
     ) -> Tensor<3> {
         let angles = self.rope.angles(start, hidden.dims()[1]);
         self.block(id).forward(hidden, start, &angles, cache)
+    }
+
+    fn run_segments(
+        &self,
+        id: BlockId,
+        rows: Tensor<2>,
+        segments: &mut [Segment<'_>],
+    ) -> Tensor<2> {
+        let angles = |segment: &Segment<'_>| self.rope.angles(segment.start, segment.tokens);
+        let angles: Vec<_> = segments.iter().map(angles).collect();
+        self.block(id).forward_segments(rows, &angles, segments)
     }
 
     fn project_kv(
@@ -188,14 +295,13 @@ impl BlockModel for Llama {
         self.block(id).queries(hidden, &angles)
     }
 
+    fn token_scores(&self, hidden: Tensor<2>, targets: &[u32]) -> Vec<TokenScore> {
+        kernels::scored_logits(self.weights.norm.forward(hidden), self.head(), targets)
+    }
+
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         let normed = self.weights.norm.forward(hidden);
-        let head = self
-            .weights
-            .lm_head
-            .as_ref()
-            .unwrap_or(&self.weights.embed_tokens)
-            .val();
-        normed.matmul(head.transpose())
+        let [logits] = kernels::linear(&normed, [(self.head(), None)]);
+        logits
     }
 }

@@ -22,6 +22,7 @@ pub(crate) use rope::llama3_from_factors;
 use crate::block::BlockId;
 use crate::cache::{BlockCache, TokenPosition};
 use crate::error::{Error, Result};
+use crate::kernels::{TokenScore, token_scores};
 
 /// The sizes of a model that the stages need to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,17 @@ pub struct ModelDims {
     pub context_length: usize,
 }
 
+/// New positions of one text among those that go through a block together.
+#[derive(Debug)]
+pub struct Segment<'c> {
+    /// Number of new positions.
+    pub tokens: usize,
+    /// The first of them.
+    pub start: TokenPosition,
+    /// The text's cache of this block, for a batch of one.
+    pub cache: &'c mut BlockCache,
+}
+
 /// A decoder-only transformer whose blocks can be run one at a time.
 ///
 /// A block is addressed by its depth in the dense model. Hidden states are `[batch, seq, hidden]`,
@@ -49,8 +61,14 @@ pub trait BlockModel: Send + Sync {
     /// Where the weights are.
     fn device(&self) -> &Device;
 
-    /// Element type of hidden states, keys and values.
+    /// Element type of weights, keys and values.
     fn dtype(&self) -> DType;
+
+    /// Whether going to another block costs reading its weights: callers that have the choice then run
+    /// everything through a block before they go on to the next.
+    fn holds_one_block(&self) -> bool {
+        false
+    }
 
     /// Hidden states that enter the first block for `tokens` `[batch, seq]`, whose first column is at `start`.
     fn embed(&self, tokens: Tensor<2, Int>, start: TokenPosition) -> Tensor<3>;
@@ -65,6 +83,28 @@ pub trait BlockModel: Send + Sync {
         cache: &mut BlockCache,
     ) -> Tensor<3>;
 
+    /// As [`run_block`](Self::run_block) for texts of different lengths at once: `rows`
+    /// `[Σ segment.tokens, hidden]` are the segments' hidden states one after the other. Layers that
+    /// look at one position only then run on all of them together.
+    fn run_segments(
+        &self,
+        id: BlockId,
+        rows: Tensor<2>,
+        segments: &mut [Segment<'_>],
+    ) -> Tensor<2> {
+        let [_, width] = rows.dims();
+        let mut first = 0;
+        let mut outs = Vec::with_capacity(segments.len());
+        for segment in segments {
+            let hidden = rows.clone().narrow(0, first, segment.tokens);
+            first += segment.tokens;
+            let hidden = hidden.reshape([1, segment.tokens, width]);
+            let out = self.run_block(id, hidden, segment.start, segment.cache);
+            outs.push(out.reshape([segment.tokens, width]));
+        }
+        Tensor::cat(outs, 0)
+    }
+
     /// Appends block `id`'s keys and values of `hidden` to `cache` without running the block.
     fn project_kv(
         &self,
@@ -73,6 +113,12 @@ pub trait BlockModel: Send + Sync {
         start: TokenPosition,
         cache: &mut BlockCache,
     );
+
+    /// Log-probability of `targets[row]` after each of the hidden states `[rows, hidden]` that left the
+    /// last block.
+    fn token_scores(&self, hidden: Tensor<2>, targets: &[u32]) -> Vec<TokenScore> {
+        token_scores(self.logits(hidden), targets)
+    }
 
     /// Block `id`'s queries for `hidden`, after position embedding: `[batch, seq, n_heads, head_dim]`.
     fn queries(&self, id: BlockId, hidden: Tensor<3>, start: TokenPosition) -> Tensor<4>;

@@ -27,14 +27,6 @@ pub(crate) fn hf_tensors(model: &Llama) -> Tensors {
             match tensor.name.as_str() {
                 "lm_head" => ("lm_head.weight".to_owned(), (shape, values)),
                 "embed_tokens" => ("model.embed_tokens.weight".to_owned(), (shape, values)),
-                name if shape.len() == 2 => {
-                    let [rows, columns] = [shape[0], shape[1]];
-                    let turned = (0..columns * rows).map(|n| values[n % rows * columns + n / rows]);
-                    (
-                        format!("model.{name}"),
-                        (vec![columns, rows], turned.collect()),
-                    )
-                }
                 name => (format!("model.{name}"), (shape, values)),
             }
         })

@@ -1,0 +1,683 @@
+//! Linear layers on the CPU backend's storage: activations f32 `[rows, in]` times weights
+//! `[out, in]`, f32 or bf16, read as a checkpoint holds them.
+//!
+//! One row is a matrix-vector product. More rows go through packed panels, shared out over the thread
+//! pool by panel and, for many rows, by row. What follows a product (a bias, the residual stream, the
+//! gate of the MLP) is done while its tile is still in the cache.
+//!
+//! bf16 weights meet f32 activations as f32, except for more than [`ROUNDED_FROM`] rows on a CPU with
+//! products of bf16 pairs: there the activations are rounded to bf16 too, as every engine does that
+//! computes in bf16. Sums are f32 throughout.
+
+#![expect(
+    unsafe_code,
+    reason = "threads write disjoint columns of one matrix, which slices cannot say"
+)]
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+use burn::tensor::{DType, TensorData};
+use burn_flex::FlexTensor;
+use half::bf16;
+use rayon::prelude::*;
+
+use super::dot::Weight;
+use super::rows::{contiguous, owned};
+use super::tile::{self, COLUMNS, DEPTH, Rows};
+use super::widths::Vectors;
+use super::{TokenScore, simd};
+
+/// Multiply-adds below which a second thread costs more than it brings (about 10 µs of work).
+pub(super) const PARALLEL_FROM: usize = 1 << 19;
+/// Rows whose tile of sums, 64 KiB, stays in the second-level cache with the panel.
+const ROWS_AT_A_TIME: usize = 512;
+/// More rows than this are rounded to bf16 where the weights are bf16.
+const ROUNDED_FROM: usize = 16;
+
+/// A product with weights `[out, in]`, and what is added to it.
+pub(super) struct Part {
+    pub(super) weight: FlexTensor,
+    pub(super) bias: Option<FlexTensor>,
+}
+
+/// `rows * weightᵀ + bias` for each part, all of one element type.
+pub(super) fn linear(rows: &FlexTensor, parts: Vec<Part>) -> Vec<FlexTensor> {
+    match parts[0].weight.dtype() {
+        DType::BF16 => linear_of::<bf16>(rows, parts),
+        _ => linear_of::<f32>(rows, parts),
+    }
+}
+
+/// `residual + rows * weightᵀ`.
+pub(super) fn linear_add(
+    rows: &FlexTensor,
+    weight: &FlexTensor,
+    residual: FlexTensor,
+) -> FlexTensor {
+    match weight.dtype() {
+        DType::BF16 => linear_add_of::<bf16>(rows, weight, residual),
+        _ => linear_add_of::<f32>(rows, weight, residual),
+    }
+}
+
+/// `silu(rows * gateᵀ) * (rows * upᵀ)`.
+pub(super) fn gated(rows: &FlexTensor, gate: &FlexTensor, up: &FlexTensor) -> FlexTensor {
+    match gate.dtype() {
+        DType::BF16 => gated_of::<bf16>(rows, gate, up),
+        _ => gated_of::<f32>(rows, gate, up),
+    }
+}
+
+/// Scores of `targets[row]` under the logits `rows * weightᵀ`, which never exist as a whole.
+pub(super) fn scored(rows: &FlexTensor, weight: &FlexTensor, targets: &[u32]) -> Vec<TokenScore> {
+    match weight.dtype() {
+        DType::BF16 => scored_of::<bf16>(rows, weight, targets),
+        _ => scored_of::<f32>(rows, weight, targets),
+    }
+}
+
+/// Elements of a contiguous tensor of any element type.
+fn elements<W: Weight>(tensor: &FlexTensor) -> &[W] {
+    let (start, end) = tensor
+        .layout()
+        .contiguous_offsets()
+        .expect("made contiguous by the caller");
+    &bytemuck::cast_slice(tensor.bytes())[start..end]
+}
+
+fn linear_of<W: Packed>(rows: &FlexTensor, parts: Vec<Part>) -> Vec<FlexTensor> {
+    let rows = rows.to_contiguous();
+    let count = rows.layout().shape()[0];
+    let x = Activations::new(contiguous(&rows), count);
+    let parts: Vec<Part> = parts
+        .into_iter()
+        .map(|part| Part {
+            weight: part.weight.to_contiguous(),
+            bias: part.bias.map(|bias| bias.to_contiguous()),
+        })
+        .collect();
+    let products: Vec<Product<'_, W>> = parts.iter().map(Product::new).collect();
+    let size = |part: &Product<'_, W>| count * part.outputs;
+    let mut outs: Vec<Vec<f32>> = products
+        .iter()
+        .map(|part| Vec::with_capacity(size(part)))
+        .collect();
+    if count == 1 {
+        for (part, out) in products.iter().zip(&mut outs) {
+            out.resize(size(part), 0.0);
+        }
+        x.dots(&products, &mut outs);
+    } else {
+        let targets: Vec<Matrix<'_>> = products
+            .iter()
+            .zip(&mut outs)
+            .map(|(part, out)| Matrix::new(out.as_mut_ptr(), part.outputs))
+            .collect();
+        x.panels(&products, |place, tile| {
+            let part = &products[place.product];
+            let columns = place.columns(part.outputs);
+            for (row, sums) in (place.first_row..).zip(tile.chunks_exact(COLUMNS)) {
+                // SAFETY: `panels` gives each place to one thread.
+                let out =
+                    unsafe { targets[place.product].write(row, columns.start, columns.len()) };
+                match part.bias {
+                    Some(bias) => {
+                        for ((out, sum), bias) in
+                            out.iter_mut().zip(sums).zip(&bias[columns.clone()])
+                        {
+                            *out = sum + bias;
+                        }
+                    }
+                    None => out.copy_from_slice(&sums[..columns.len()]),
+                }
+            }
+        });
+        for (part, out) in products.iter().zip(&mut outs) {
+            // SAFETY: the capacity was asked for above, and `panels` has had every element written.
+            unsafe { out.set_len(size(part)) };
+        }
+    }
+    outs.into_iter()
+        .zip(&products)
+        .map(|(out, part)| FlexTensor::from_data(TensorData::new(out, [count, part.outputs])))
+        .collect()
+}
+
+fn linear_add_of<W: Packed>(
+    rows: &FlexTensor,
+    weight: &FlexTensor,
+    residual: FlexTensor,
+) -> FlexTensor {
+    let (rows, weight) = (rows.to_contiguous(), weight.to_contiguous());
+    let mut residual = owned(residual);
+    let count = rows.layout().shape()[0];
+    let x = Activations::new(contiguous(&rows), count);
+    let product = Product::<W>::of(&weight, None);
+    let outputs = product.outputs;
+    let out = residual.storage_mut::<f32>();
+    if count == 1 {
+        let mut sums = [vec![0.0; outputs]];
+        x.dots(&[product], &mut sums);
+        for (out, sum) in out.iter_mut().zip(&sums[0]) {
+            *out += sum;
+        }
+    } else {
+        let target = Matrix::new(out.as_mut_ptr(), outputs);
+        x.panels(&[product], |place, tile| {
+            let columns = place.columns(outputs);
+            for (row, sums) in (place.first_row..).zip(tile.chunks_exact(COLUMNS)) {
+                // SAFETY: `panels` gives each place to one thread.
+                let out = unsafe { target.write(row, columns.start, columns.len()) };
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    *out += sum;
+                }
+            }
+        });
+    }
+    residual
+}
+
+fn gated_of<W: Packed>(rows: &FlexTensor, gate: &FlexTensor, up: &FlexTensor) -> FlexTensor {
+    let [rows, gate, up] = [rows, gate, up].map(FlexTensor::to_contiguous);
+    let count = rows.layout().shape()[0];
+    let x = Activations::new(contiguous(&rows), count);
+    let (gate, up) = (Product::<W>::of(&gate, None), Product::<W>::of(&up, None));
+    let outputs = gate.outputs;
+    let mut out: Vec<f32> = Vec::with_capacity(count * outputs);
+    if count == 1 {
+        out.resize(outputs, 0.0);
+        x.gated_dots(&gate, &up, &mut out);
+    } else {
+        let target = Matrix::new(out.as_mut_ptr(), outputs);
+        let both = Product::<W>::side_by_side(&gate, &up);
+        x.panels(&[both], |place, tile| {
+            simd::silu_mul_halves(tile);
+            let first = place.panel * COLUMNS / 2;
+            let width = (COLUMNS / 2).min(outputs - first);
+            for (row, sums) in (place.first_row..).zip(tile.chunks_exact(COLUMNS)) {
+                // SAFETY: `panels` gives each place to one thread.
+                let out = unsafe { target.write(row, first, width) };
+                out.copy_from_slice(&sums[..width]);
+            }
+        });
+        // SAFETY: the capacity was asked for above, and `panels` has had every element written.
+        unsafe { out.set_len(count * outputs) };
+    }
+    FlexTensor::from_data(TensorData::new(out, [count, outputs]))
+}
+
+fn scored_of<W: Packed>(
+    rows: &FlexTensor,
+    weight: &FlexTensor,
+    targets: &[u32],
+) -> Vec<TokenScore> {
+    let (rows, weight) = (rows.to_contiguous(), weight.to_contiguous());
+    let count = rows.layout().shape()[0];
+    let x = Activations::new(contiguous(&rows), count);
+    let product = Product::<W>::of(&weight, None);
+    let rounded = W::rounded(x.vectors, &x);
+    let zeros = vec![W::zeroed(); x.width];
+    let group = product.panels().div_ceil(4 * rayon::current_num_threads());
+    let groups: Vec<usize> = (0..product.panels()).step_by(group).collect();
+    let score = |first_row: usize| {
+        let targets = &targets[first_row..count.min(first_row + ROWS_AT_A_TIME)];
+        let one = |&first: &usize| {
+            let mut seen = vec![LogitsSeen::default(); targets.len()];
+            for panel in first..(first + group).min(product.panels()) {
+                let weights = product.rows(panel, &zeros);
+                let ids = panel * COLUMNS..((panel + 1) * COLUMNS).min(product.outputs);
+                x.tile(
+                    rounded.as_deref(),
+                    &weights,
+                    first_row,
+                    targets.len(),
+                    |tile| {
+                        simd::see_logits(tile, ids.start, ids.len(), targets, &mut seen);
+                    },
+                );
+            }
+            seen
+        };
+        let parts: Vec<Vec<LogitsSeen>> = groups.par_iter().with_max_len(1).map(one).collect();
+        let row = |row: usize| {
+            parts
+                .iter()
+                .map(|part| part[row])
+                .fold(LogitsSeen::default(), LogitsSeen::and)
+        };
+        let scores = targets.iter().enumerate();
+        scores
+            .map(|(n, &target)| row(n).score(target))
+            .collect::<Vec<TokenScore>>()
+    };
+    (0..count).step_by(ROWS_AT_A_TIME).flat_map(score).collect()
+}
+
+/// What is known of a row of logits after a part of the vocabulary.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LogitsSeen {
+    pub(super) max: f32,
+    /// First id that has it.
+    pub(super) best: u32,
+    /// Σ e^(logit - max).
+    pub(super) sum: f32,
+    /// The target's logit, once seen.
+    pub(super) chosen: f32,
+}
+
+impl Default for LogitsSeen {
+    fn default() -> Self {
+        Self {
+            max: f32::NEG_INFINITY,
+            best: u32::MAX,
+            sum: 0.0,
+            chosen: f32::NEG_INFINITY,
+        }
+    }
+}
+
+impl LogitsSeen {
+    /// Both parts; `other`'s ids are the higher ones.
+    fn and(self, other: Self) -> Self {
+        let (max, best) = if other.max > self.max {
+            (other.max, other.best)
+        } else {
+            (self.max, self.best)
+        };
+        let scaled = |part: &Self| {
+            if part.sum > 0.0 {
+                part.sum * (part.max - max).exp()
+            } else {
+                part.sum
+            }
+        };
+        Self {
+            max,
+            best,
+            sum: scaled(&self) + scaled(&other),
+            chosen: self.chosen.max(other.chosen),
+        }
+    }
+
+    fn score(self, target: u32) -> TokenScore {
+        TokenScore {
+            logprob: self.chosen - self.max - self.sum.ln(),
+            greedy: self.best == target,
+        }
+    }
+}
+
+/// Weights of one layer, and for the gate of an MLP those that are packed beside them.
+struct Product<'a, W> {
+    weights: &'a [W],
+    beside: Option<&'a [W]>,
+    bias: Option<&'a [f32]>,
+    outputs: usize,
+    inputs: usize,
+}
+
+impl<'a, W: Packed> Product<'a, W> {
+    fn new(part: &'a Part) -> Self {
+        Self::of(&part.weight, part.bias.as_ref().map(contiguous))
+    }
+
+    fn of(weight: &'a FlexTensor, bias: Option<&'a [f32]>) -> Self {
+        let shape = weight.layout().shape();
+        Self {
+            weights: elements(weight),
+            beside: None,
+            bias,
+            outputs: shape[0],
+            inputs: shape[1],
+        }
+    }
+
+    /// Panels of half `gate`, half `up`.
+    fn side_by_side(gate: &Self, up: &Self) -> Self {
+        Self {
+            weights: gate.weights,
+            beside: Some(up.weights),
+            bias: None,
+            outputs: gate.outputs,
+            inputs: gate.inputs,
+        }
+    }
+
+    fn panels(&self) -> usize {
+        let width = if self.beside.is_some() {
+            COLUMNS / 2
+        } else {
+            COLUMNS
+        };
+        self.outputs.div_ceil(width)
+    }
+
+    /// The rows of weights in panel `panel`; those that do not exist are `zeros`.
+    fn rows(&self, panel: usize, zeros: &'a [W]) -> [&'a [W]; COLUMNS] {
+        let row = |weights: &'a [W], row: usize| {
+            if row < self.outputs {
+                &weights[row * self.inputs..][..self.inputs]
+            } else {
+                zeros
+            }
+        };
+        std::array::from_fn(|column| match self.beside {
+            None => row(self.weights, panel * COLUMNS + column),
+            Some(_) if column < COLUMNS / 2 => row(self.weights, panel * COLUMNS / 2 + column),
+            Some(beside) => row(beside, panel * COLUMNS / 2 + column - COLUMNS / 2),
+        })
+    }
+}
+
+/// A panel of a product, and the first of the rows that a thread has multiplied with it.
+#[derive(Clone, Copy)]
+struct Place {
+    product: usize,
+    panel: usize,
+    first_row: usize,
+}
+
+impl Place {
+    fn columns(&self, outputs: usize) -> std::ops::Range<usize> {
+        let first = self.panel * COLUMNS;
+        first..(first + COLUMNS).min(outputs)
+    }
+}
+
+/// A row-major f32 matrix that several threads write to.
+struct Matrix<'a> {
+    start: *mut f32,
+    columns: usize,
+    lifetime: PhantomData<&'a mut f32>,
+}
+
+// SAFETY: `write` leaves it to its caller that no two threads have the same element.
+unsafe impl Sync for Matrix<'_> {}
+
+impl Matrix<'_> {
+    fn new(start: *mut f32, columns: usize) -> Self {
+        Self {
+            start,
+            columns,
+            lifetime: PhantomData,
+        }
+    }
+
+    /// `width` elements of a row from `column` on.
+    ///
+    /// # Safety
+    ///
+    /// They must lie in the matrix and be nobody else's for as long as the slice lives. They may be
+    /// uninitialised if they are only written to: f32 has no invalid values and nothing to drop.
+    #[expect(clippy::mut_from_ref, reason = "that is the contract")]
+    unsafe fn write(&self, row: usize, column: usize, width: usize) -> &mut [f32] {
+        debug_assert!(column + width <= self.columns);
+        // SAFETY: the caller's promise.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start.add(row * self.columns + column), width)
+        }
+    }
+}
+
+#[derive(Default)]
+struct Scratch {
+    panel: Vec<u32>,
+    tile: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Weights that can be packed.
+pub(super) trait Packed: Weight {
+    /// The part `[first, first + depth)` of the rows as an f32 panel.
+    fn pack(vectors: Vectors, rows: &[&[Self]; COLUMNS], first: usize, panel: &mut [u32]);
+
+    /// Rows as 32-bit pairs, if the element type has products of pairs here.
+    fn rounded(vectors: Vectors, x: &Activations<'_>) -> Option<Vec<u32>>;
+}
+
+impl Packed for f32 {
+    fn pack(vectors: Vectors, rows: &[&[Self]; COLUMNS], first: usize, panel: &mut [u32]) {
+        let rows = rows.map(|row| bytemuck::cast_slice(&row[first..]));
+        tile::pack(vectors, &rows, panel);
+    }
+
+    fn rounded(_: Vectors, _: &Activations<'_>) -> Option<Vec<u32>> {
+        None
+    }
+}
+
+impl Packed for bf16 {
+    fn pack(vectors: Vectors, rows: &[&[Self]; COLUMNS], first: usize, panel: &mut [u32]) {
+        let depth = panel.len() / COLUMNS;
+        let (pairs, odd) = (depth / 2, depth % 2);
+        // Pairs go where they are overwritten last: pair i becomes lines 2 i and 2 i + 1.
+        pack_pairs(vectors, rows, first, &mut panel[(pairs + odd) * COLUMNS..]);
+        let (lines, _) = panel.as_chunks_mut::<COLUMNS>();
+        for pair in 0..pairs {
+            let line = lines[pairs + odd + pair];
+            lines[2 * pair] = line.map(|pair| pair << 16);
+            lines[2 * pair + 1] = line.map(|pair| pair & 0xffff_0000);
+        }
+        if odd == 1 {
+            let last = first + depth - 1;
+            lines[depth - 1] = rows.map(|row| u32::from(row[last].to_bits()) << 16);
+        }
+    }
+
+    fn rounded(vectors: Vectors, x: &Activations<'_>) -> Option<Vec<u32>> {
+        let pairs = x.width.is_multiple_of(2) && x.count > ROUNDED_FROM;
+        (vectors.multiply_bf16() && pairs).then(|| {
+            let mut out = vec![0; x.elements.len() / 2];
+            out.par_chunks_mut(1 << 14)
+                .zip(x.elements.par_chunks(1 << 15))
+                .for_each(|(out, x)| simd::round_pairs(out, x));
+            out
+        })
+    }
+}
+
+/// Rows of activations.
+pub(super) struct Activations<'a> {
+    elements: &'a [f32],
+    count: usize,
+    width: usize,
+    vectors: Vectors,
+}
+
+impl<'a> Activations<'a> {
+    fn new(elements: &'a [f32], count: usize) -> Self {
+        Self {
+            elements,
+            count,
+            width: elements.len() / count,
+            vectors: Vectors::detect(),
+        }
+    }
+
+    /// One row times every product; `outs` are of the products' sizes.
+    fn dots<W: Packed>(&self, products: &[Product<'_, W>], outs: &mut [Vec<f32>]) {
+        let total: usize = products.iter().map(|part| part.outputs).sum();
+        let chunk = self.chunk(total);
+        let tasks: Vec<(&[W], Option<&[f32]>, &mut [f32])> = products
+            .iter()
+            .zip(outs)
+            .flat_map(|(part, out)| {
+                out.chunks_mut(chunk).enumerate().map(move |(n, out)| {
+                    let weights = &part.weights[n * chunk * part.inputs..];
+                    let bias = part.bias.map(|bias| &bias[n * chunk..][..out.len()]);
+                    (&weights[..out.len() * part.inputs], bias, out)
+                })
+            })
+            .collect();
+        let run = |(weights, bias, out): (&[W], Option<&[f32]>, &mut [f32])| {
+            W::dots(self.elements, weights, out);
+            for (out, bias) in out.iter_mut().zip(bias.unwrap_or_default()) {
+                *out += bias;
+            }
+        };
+        in_parallel(total * self.width, tasks, run);
+    }
+
+    fn gated_dots<W: Packed>(&self, gate: &Product<'_, W>, up: &Product<'_, W>, out: &mut [f32]) {
+        let chunk = self.chunk(out.len());
+        let size = out.len() * self.width;
+        let tasks: Vec<(usize, &mut [f32])> = out.chunks_mut(chunk).enumerate().collect();
+        in_parallel(2 * size, tasks, |(n, out)| {
+            let from = n * chunk * self.width;
+            let part = from..from + out.len() * self.width;
+            let mut ups = vec![0.0; out.len()];
+            W::dots(self.elements, &gate.weights[part.clone()], out);
+            W::dots(self.elements, &up.weights[part], &mut ups);
+            simd::silu_mul(out, &ups);
+        });
+    }
+
+    /// Outputs for one task of a matrix-vector product: four tasks a thread even out what else the
+    /// machine does.
+    fn chunk(&self, outputs: usize) -> usize {
+        if outputs * self.width < PARALLEL_FROM {
+            return outputs;
+        }
+        outputs
+            .div_ceil(4 * rayon::current_num_threads())
+            .next_multiple_of(4)
+    }
+
+    /// Multiplies all rows with every panel of every product; `finish` has the sums `[rows, COLUMNS]` of
+    /// each place once.
+    fn panels<W: Packed>(
+        &self,
+        products: &[Product<'_, W>],
+        finish: impl Fn(Place, &mut [f32]) + Sync,
+    ) {
+        let rounded = W::rounded(self.vectors, self);
+        let panels: usize = products.iter().map(Product::panels).sum();
+        let rows_at_a_time = self.rows_at_a_time(panels);
+        let mut places = Vec::with_capacity(panels * self.count.div_ceil(rows_at_a_time));
+        for first_row in (0..self.count).step_by(rows_at_a_time) {
+            for (product, part) in products.iter().enumerate() {
+                places.extend((0..part.panels()).map(|panel| Place {
+                    product,
+                    panel,
+                    first_row,
+                }));
+            }
+        }
+        let zeros = vec![W::zeroed(); self.width];
+        let work = panels * COLUMNS * self.width * self.count;
+        in_parallel(work, places, |place| {
+            let weights = products[place.product].rows(place.panel, &zeros);
+            let count = rows_at_a_time.min(self.count - place.first_row);
+            self.tile(
+                rounded.as_deref(),
+                &weights,
+                place.first_row,
+                count,
+                |tile| finish(place, tile),
+            );
+        });
+    }
+
+    /// The sums `[count, COLUMNS]` of rows from `first_row` on with one panel, handed to `finish`.
+    fn tile<W: Packed>(
+        &self,
+        rounded: Option<&[u32]>,
+        weights: &[&[W]; COLUMNS],
+        first_row: usize,
+        count: usize,
+        finish: impl FnOnce(&mut [f32]),
+    ) {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { panel, tile } = scratch;
+            tile.resize(count * COLUMNS, 0.0);
+            match rounded {
+                Some(rounded) => self.multiply_rounded(rounded, weights, first_row, panel, tile),
+                None => self.multiply(weights, first_row, panel, tile),
+            }
+            finish(tile);
+        });
+    }
+
+    fn multiply<W: Packed>(
+        &self,
+        weights: &[&[W]; COLUMNS],
+        first_row: usize,
+        panel: &mut Vec<u32>,
+        tile: &mut [f32],
+    ) {
+        let rows = Rows {
+            elements: &self.elements[first_row * self.width..],
+            stride: self.width,
+            count: tile.len() / COLUMNS,
+        };
+        for first in (0..self.width).step_by(DEPTH) {
+            let depth = DEPTH.min(self.width - first);
+            panel.resize(depth * COLUMNS, 0);
+            W::pack(self.vectors, weights, first, panel);
+            let panel = bytemuck::cast_slice(panel);
+            let rows = rows.skip_columns(first);
+            tile::multiply(self.vectors, rows, panel, depth, tile, first > 0);
+        }
+    }
+
+    fn multiply_rounded<W: Packed>(
+        &self,
+        rounded: &[u32],
+        weights: &[&[W]; COLUMNS],
+        first_row: usize,
+        panel: &mut Vec<u32>,
+        tile: &mut [f32],
+    ) {
+        let width = self.width / 2;
+        let rows = Rows {
+            elements: &rounded[first_row * width..],
+            stride: width,
+            count: tile.len() / COLUMNS,
+        };
+        for first in (0..width).step_by(DEPTH) {
+            let depth = DEPTH.min(width - first);
+            panel.resize(depth * COLUMNS, 0);
+            pack_pairs(self.vectors, weights, 2 * first, panel);
+            tile::multiply_bf16(rows.skip_columns(first), panel, depth, tile, first > 0);
+        }
+    }
+
+    fn rows_at_a_time(&self, panels: usize) -> usize {
+        let wanted = (4 * rayon::current_num_threads()).div_ceil(panels);
+        self.count.div_ceil(wanted).clamp(56, ROWS_AT_A_TIME)
+    }
+}
+
+/// Packs two-byte weights as 32-bit pairs, from weight `first` on.
+fn pack_pairs<W: Packed>(
+    vectors: Vectors,
+    weights: &[&[W]; COLUMNS],
+    first: usize,
+    panel: &mut [u32],
+) {
+    let depth = panel.len() / COLUMNS;
+    let pairs: Result<Vec<&[u32]>, _> = weights
+        .iter()
+        .map(|row| bytemuck::try_cast_slice(&row[first..][..2 * depth]))
+        .collect();
+    if let Some(rows) = pairs.ok().and_then(|rows| rows.try_into().ok()) {
+        return tile::pack(vectors, &rows, panel);
+    }
+    // Rows that begin between two pairs, in a file that aligns to two bytes only.
+    let copies =
+        weights.map(|row| bytemuck::pod_collect_to_vec::<W, u32>(&row[first..][..2 * depth]));
+    let rows = std::array::from_fn(|column| copies[column].as_slice());
+    tile::pack(vectors, &rows, panel);
+}
+
+fn in_parallel<T: Send>(work: usize, tasks: Vec<T>, run: impl Fn(T) + Sync + Send) {
+    if work < PARALLEL_FROM {
+        tasks.into_iter().for_each(run);
+    } else {
+        tasks.into_par_iter().for_each(run);
+    }
+}
