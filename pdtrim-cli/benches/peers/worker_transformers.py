@@ -10,6 +10,7 @@ Requests, one JSON object a line (`token_ids` may replace the fixed prompt where
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any, Callable
@@ -21,6 +22,8 @@ def load(folder: Path, dtype: str, threads: int) -> tuple[Any, Any]:
     """torch with its number of threads set, and the model ready for inference."""
     if not (folder / "config.json").is_file():
         fail(f"no Hugging Face folder at {folder}")
+    # With active waiting torch's threads burn the cores whenever anything else runs; read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     torch, transformers = need("torch"), need("transformers")
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
