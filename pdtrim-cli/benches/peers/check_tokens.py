@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from peer_io import fail, need
-from worker_pool import PeerError, Worker, llama_cpp_command, transformers_command
+from worker_pool import SideError, Worker, llama_cpp_command, transformers_command
 
 PROMPT = "The capital of France is"
 
@@ -32,7 +32,7 @@ def peer_tokens(command: list[str], ids: list[int], count: int) -> list[int]:
     try:
         worker = Worker(command)
         tokens = worker.ask(request)["tokens"]
-    except PeerError as error:
+    except SideError as error:
         fail(str(error))
     worker.close()
     return tokens

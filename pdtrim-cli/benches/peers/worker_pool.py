@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,8 +15,8 @@ from peer_io import Answer, Request
 HERE = Path(__file__).resolve().parent
 
 
-class PeerError(Exception):
-    """A peer that cannot be started, died, or refused a request; the message is one line."""
+class SideError(Exception):
+    """A side that cannot be started, died, or refused a request; the message is one line."""
 
 
 class Worker:
@@ -27,8 +29,12 @@ class Worker:
         try:
             self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True)
         except OSError as error:
-            raise PeerError(f"cannot start {command[0]}: {error.strerror}") from error
-        self.read()
+            raise SideError(f"cannot start {command[0]}: {error.strerror}") from error
+        try:
+            self.read()
+        except SideError:
+            self.close()
+            raise
 
     def read(self) -> Answer:
         """The next JSON line; other lines are what a library printed before the worker could stop it."""
@@ -37,27 +43,30 @@ class Worker:
             if line.startswith("{"):
                 return json.loads(line)
         self.process.wait()
-        raise PeerError(f"{self.name} ended: {self.last_error()}")
+        raise SideError(f"{self.name} ended: {self.last_error()}")
 
     def last_error(self) -> str:
         self.errors.seek(0)
-        lines = [line.strip() for line in self.errors if line.strip()]
-        return lines[-1] if lines else f"exit code {self.process.returncode}, nothing on stderr"
+        lines = [line.strip() for line in re.split(r"[\r\n]", self.errors.read()) if line.strip()]
+        return lines[-1].removeprefix("error: ") if lines else f"exit code {self.process.returncode}, nothing on stderr"
 
     def ask(self, request: Request) -> Answer:
         assert self.process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # read() says why it ended
             print(json.dumps(request), file=self.process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # read() says why it ended
         answer = self.read()
         if "error" in answer:
-            raise PeerError(f"{self.name}: {answer['error']}")
+            raise SideError(f"{self.name}: {answer['error']}")
         return answer
 
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
     def close(self) -> None:
+        """Ends the worker by ending its input, and waits for it."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
         self.errors.close()
