@@ -40,7 +40,14 @@ def measure_pairs(workload: Workload, pairs: int, pause: float) -> Result:
             load = os.getloadavg()[0]
             samples[side].append({**sides[side](), "load_before": load})
             order.append(side)
-    return {"work": workload.name, "peer": workload.peer_name, "note": workload.note, "order": order, **summary(samples)}
+    notes = [note for note in (workload.note, *disagreements(workload, samples)) if note]
+    return {"work": workload.name, "peer": workload.peer_name, "notes": notes, "order": order, **summary(samples)}
+
+
+def disagreements(workload: Workload, samples: dict[str, list[Sample]]) -> list[str]:
+    """Where the two sides did not do the same work or did not find the same."""
+    pairs = {name: (samples["ours"][0].get(name), samples["peer"][0].get(name)) for name in workload.must_agree}
+    return [f"NOT THE SAME: {name} {ours} and {peer}" for name, (ours, peer) in pairs.items() if ours != peer]
 
 
 def summary(samples: dict[str, list[Sample]]) -> Result:
@@ -67,7 +74,7 @@ def table(results: list[Result]) -> str:
     rows = [HEADINGS, *map(table_row, results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    notes = [f"{result['work']}: {result['note']}" for result in results if result["note"]]
+    notes = [f"{result['work']}: {note}" for result in results for note in result["notes"]]
     return "\n".join([lines[0], "-" * len(max(lines, key=len)), *lines[1:], *([""] if notes else []), *notes])
 
 
@@ -113,6 +120,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pause", type=float, default=0.5, help="seconds of rest before every sample")
     parser.add_argument("--python", default=sys.executable, help="the Python that has the peers' packages")
     parser.add_argument("--sleb-evaluations", type=int, default=10, help="evaluations the torch SLEB loop really runs")
+    parser.add_argument("--sleb-protect", choices=["ends", "none"], default="ends", help="as `bench search` does")
     parser.add_argument("--sleb-pairs", type=int, default=1, help="most pairs of the workload sleb")
     parser.add_argument("--lm-eval-batch", type=int, default=8)
     parser.add_argument("--output", type=Path, help="JSON file for all samples")

@@ -154,9 +154,19 @@ class Bench(unittest.TestCase):
 
 
 class Adapter(unittest.TestCase):
-    def test_the_list_of_samples_may_stand_at_the_top_or_in_the_only_result(self) -> None:
-        for text in ('{"samples": [0.5]}', '{"results": [{"samples": [0.5]}]}'):
+    def test_the_list_of_samples_may_stand_at_the_top_or_in_the_first_measurement(self) -> None:
+        for text in ('{"samples": [0.5]}', '{"measurements": [{"samples": [0.5]}]}'):
             self.assertEqual(workloads.our_sample(text, ["bench"]), {"seconds": 0.5})
+
+    def test_the_number_of_evaluations_of_a_search_is_kept(self) -> None:
+        text = '{"measurements": [{"samples": [9]}], "evaluations": 165}'
+        self.assertEqual(workloads.our_sample(text, ["bench"]), {"seconds": 9.0, "evaluations": 165})
+
+    def test_sides_that_did_not_do_the_same_are_named(self) -> None:
+        workload = workloads.Workload("sleb", "torch", dict, dict, must_agree=("evaluations",))
+        sides = {"ours": [{"evaluations": 165}], "peer": [{"evaluations": 153}]}
+        self.assertEqual(compare.disagreements(workload, sides), ["NOT THE SAME: evaluations 165 and 153"])
+        self.assertEqual(compare.disagreements(workload, {**sides, "peer": sides["ours"]}), [])
 
     def test_anything_else_is_refused(self) -> None:
         for text in ("", "{}", '{"samples": []}', '{"samples": [1, 2]}', "[]"):
@@ -171,14 +181,17 @@ class Pieces(unittest.TestCase):
         self.assertTrue(all(100 <= i < 40_100 for i in ids))
 
     def test_six_of_thirty_with_both_ends_protected_takes_153_evaluations(self) -> None:
-        steps = sleb_torch.candidates_per_step(30, 6)
+        steps = sleb_torch.candidates_per_step(30, 6, at_each_end=1)
         self.assertEqual(steps, [(28, 29), (27, 28), (26, 27), (25, 26), (24, 25), (23, 24)])
         self.assertEqual(sum(candidates for candidates, _ in steps), 153)
+        free = sleb_torch.candidates_per_step(30, 6, at_each_end=0)
+        self.assertEqual(sum(candidates for candidates, _ in free), 165)
 
     def test_the_rest_of_a_search_is_extrapolated_by_blocks(self) -> None:
         # 4 blocks, 2 to remove: 2 evaluations of 3 blocks, 1 of 2; with a head worth 1 block they cost 4, 4 and 3.
         measured = [{"seconds": 8.0}, {"seconds": 8.0}]
-        self.assertEqual(sleb_torch.extrapolate(measured, 4, 2, head=1.0), 22.0)
+        steps = sleb_torch.candidates_per_step(4, 2, at_each_end=1)
+        self.assertEqual(sleb_torch.extrapolate(measured, steps, head=1.0), 22.0)
 
     def test_tensors_get_llama_cpp_names(self) -> None:
         self.assertEqual(make_gguf.gguf_name("model.layers.12.self_attn.q_proj.weight"), "blk.12.attn_q.weight")

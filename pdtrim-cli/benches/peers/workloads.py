@@ -39,6 +39,7 @@ class Workload:
     warm_up_peer: bool = True
     most_pairs: int | None = None
     note: str = ""
+    must_agree: tuple[str, ...] = ()  # what both sides' samples say of their work, beside the seconds
 
 
 def run_process(command: list[str], threads: int) -> tuple[str, float]:
@@ -57,13 +58,14 @@ def run_process(command: list[str], threads: int) -> tuple[str, float]:
 
 
 def our_sample(stdout: str, path: list[str]) -> Sample:
-    """The adapter to `pdtrim bench --json`: one object with a list "samples", in seconds, at its top or in its only
-    result. `bench decode` samples are seconds per step, as the workers' are."""
+    """The adapter to `pdtrim bench --json`: one object with a list "samples", in seconds, at its top or in its first
+    measurement. `bench decode` samples are seconds per step, as the workers' are."""
     try:
         found = json.loads(stdout)
-        result = found if "samples" in found else found["results"][0]
-        (seconds,) = result["samples"]
-        return {"seconds": float(seconds)}
+        measurement = found if "samples" in found else found["measurements"][0]
+        (seconds,) = measurement["samples"]
+        facts = {name: found[name] for name in ("evaluations",) if name in found}
+        return {"seconds": float(seconds), **facts}
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise SideError(f"{' '.join(path)} printed no single sample ({type(error).__name__}: {error})") from error
 
@@ -171,13 +173,14 @@ class Catalogue:
         def peer() -> Sample:
             args = self.args
             command = [args.python, str(HERE / "sleb_torch.py"), "--model", str(args.model), "--json"]
-            command += ["--evaluations", str(args.sleb_evaluations), "--threads", str(args.threads)]
+            command += ["--evaluations", str(args.sleb_evaluations), "--protect", args.sleb_protect]
+            command += ["--threads", str(args.threads)]
             found = json.loads(run_process(command, args.threads)[0])
-            return {"seconds": found["extrapolated_seconds"], **found}
+            return {"seconds": found["extrapolated_seconds"], "evaluations": found["all_evaluations"], "torch": found}
 
         ours = self.bench("search", "f32", warmup=0, count=6, windows=10, window_tokens=1024)
-        note = f"peer extrapolated from {self.args.sleb_evaluations} of 153 evaluations"
-        return Workload("sleb", "SLEB in torch f32", ours, peer, False, self.args.sleb_pairs, note)
+        note = f"peer extrapolated from its first {self.args.sleb_evaluations} evaluations"
+        return Workload("sleb", "SLEB in torch f32", ours, peer, False, self.args.sleb_pairs, note, ("evaluations",))
 
     def load(self) -> Workload:
         def peer() -> Sample:
@@ -217,7 +220,8 @@ class Catalogue:
             return lm_eval_command(args.model, data(), args.threads, args.lm_eval_batch, args.python)
 
         note = "ours with start and load, peer without"
-        return Workload("lm-eval", "lm-eval f32", ours, self.ask(command, {"work": "piqa", "limit": LIMIT}), note=note)
+        peer = self.ask(command, {"work": "piqa", "limit": LIMIT})
+        return Workload("lm-eval", "lm-eval f32", ours, peer, note=note, must_agree=("acc", "acc_norm"))
 
     def all(self) -> list[Workload]:
         last = [self.load(), *self.starts(), self.lm_eval(), self.sleb()]
