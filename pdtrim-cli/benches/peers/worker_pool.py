@@ -1,0 +1,88 @@
+"""Starts the worker processes and speaks with them: one JSON line out, one JSON line back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from peer_io import Answer, Request
+
+HERE = Path(__file__).resolve().parent
+
+
+class SideError(Exception):
+    """A side that cannot be started, died, or refused a request; the message is one line."""
+
+
+class Worker:
+    """A live worker process; the constructor returns when its model is loaded."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.name = Path(command[1]).name
+        self.errors = tempfile.TemporaryFile("w+")
+        pipe = subprocess.PIPE
+        try:
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True)
+        except OSError as error:
+            raise SideError(f"cannot start {command[0]}: {error.strerror}") from error
+        try:
+            self.read()
+        except SideError:
+            self.close()
+            raise
+
+    def read(self) -> Answer:
+        """The next JSON line; other lines are what a library printed before the worker could stop it."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        self.process.wait()
+        raise SideError(f"{self.name} ended: {self.last_error()}")
+
+    def last_error(self) -> str:
+        self.errors.seek(0)
+        lines = [line.strip() for line in re.split(r"[\r\n]", self.errors.read()) if line.strip()]
+        return lines[-1].removeprefix("error: ") if lines else f"exit code {self.process.returncode}, nothing on stderr"
+
+    def ask(self, request: Request) -> Answer:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # read() says why it ended
+            print(json.dumps(request), file=self.process.stdin, flush=True)
+        answer = self.read()
+        if "error" in answer:
+            raise SideError(f"{self.name}: {answer['error']}")
+        return answer
+
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def close(self) -> None:
+        """Ends the worker by ending its input, and waits for it."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+        self.errors.close()
+
+
+def transformers_command(model: Path, dtype: str, threads: int, python: str = sys.executable) -> list[str]:
+    script = str(HERE / "worker_transformers.py")
+    return [python, script, "--model", str(model), "--dtype", dtype, "--threads", str(threads)]
+
+
+def llama_cpp_command(gguf: Path, threads: int, python: str = sys.executable) -> list[str]:
+    script = str(HERE / "worker_llama_cpp.py")
+    return [python, script, "--model", str(gguf), "--threads", str(threads)]
+
+
+def lm_eval_command(model: Path, data: Path, threads: int, batch: int, python: str = sys.executable) -> list[str]:
+    script = str(HERE / "worker_lm_eval.py")
+    options = ["--model", str(model), "--data", str(data), "--threads", str(threads), "--batch", str(batch)]
+    return [python, script, *options]
