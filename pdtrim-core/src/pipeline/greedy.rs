@@ -38,10 +38,10 @@ impl PdModel<'_> {
             while unread.len() < unread_steps && tokens.len() + unread.len() < max_new_tokens {
                 unread.push_back(decoder.step());
             }
-            let Some(step) = unread.pop_front() else {
+            let Some(ids) = unread.pop_front() else {
                 break;
             };
-            let token = read(step)[0];
+            let token = read(ids)[0];
             tokens.push(token);
             on_token(token);
             if stop.contains(&token) {
