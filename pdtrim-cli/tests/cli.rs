@@ -274,6 +274,161 @@ fn eval_prints_one_results_object_or_a_table() {
     );
 }
 
+/// `bench` on the tiny model, with given limits: measuring them takes longer than the rest.
+fn bench<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    let (what, more) = words.split_first().unwrap();
+    let common = [
+        "--model",
+        "model",
+        "--peak-flops",
+        "1e11",
+        "--peak-bandwidth",
+        "1e10",
+    ];
+    [&["bench", what][..], &common, more].concat()
+}
+
+#[test]
+fn bench_keeps_every_sample_and_holds_it_against_the_work() {
+    let place = Place::new();
+    let few = ["--repeats", "3", "--warmup", "0", "--json"];
+    let small: &[(&[&str], &[&str])] = &[
+        (&["prefill", "--tokens", "16", "--batch", "2"], &["dense"]),
+        (
+            &["decode", "--context", "8", "--new-tokens", "4"],
+            &["dense"],
+        ),
+        (
+            &["perplexity", "--tokens", "64", "--window", "32"],
+            &["dense"],
+        ),
+        (&["eval", "everyday", "--limit", "2"], &["dense"]),
+        (&["load", "--prompt", "w5 w6"], &["load", "read"]),
+    ];
+    for (words, names) in small {
+        let object = place.json(&bench(&[words, &few[..]].concat()));
+        assert_eq!(object["bench"], words[0]);
+        assert_eq!(object["settings"]["repeats"], 3);
+        assert_eq!(object["environment"]["device"], "cpu");
+        let measurements = object["measurements"].as_array().unwrap();
+        assert_eq!(measurements.len(), names.len(), "{words:?}");
+        for (found, name) in measurements.iter().zip(*names) {
+            assert_eq!(found["name"], *name);
+            assert_eq!(found["samples"].as_array().unwrap().len(), 3, "{words:?}");
+            assert!(found["median"].as_f64() >= found["min"].as_f64());
+            assert!(found["work"]["weight_bytes"].as_f64() > Some(0.0));
+            assert!(found["share_of_peak_bandwidth"].is_number(), "{words:?}");
+        }
+    }
+    let steps = place.json(&bench(
+        &[small[1].0, &few, &["--output", "decode.json"]].concat(),
+    ));
+    let steps = steps["measurements"][0]["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 3);
+    assert!(steps.iter().all(|run| run.as_array().unwrap().len() == 4));
+    let written: Value = serde_json::from_str(&read(&place.path("decode.json"))).unwrap();
+    assert_eq!(written["bench"], "decode");
+}
+
+#[test]
+fn bench_with_a_plan_measures_dense_and_trimmed() {
+    let place = Place::new();
+    let plan = [
+        "--prefill-remove",
+        "2",
+        "--decode-remove",
+        "1-2",
+        "--repeats",
+        "2",
+        "--boundary",
+        "decode",
+    ];
+    for words in [
+        &["prefill", "--tokens", "16"][..],
+        &["decode", "--context", "8", "--new-tokens", "2"],
+        &["perplexity", "--tokens", "64", "--window", "32"],
+        &["eval", "everyday", "--limit", "2"],
+    ] {
+        let words = bench(&[words, &plan].concat());
+        let object = place.json(&[&words[..], &["--json"]].concat());
+        assert!(object["ratio"].is_number(), "{object}");
+        assert_eq!(
+            object["measurements"][0]["removed"]["decode"],
+            serde_json::json!([])
+        );
+        let trimmed = &object["measurements"][1];
+        assert_eq!(trimmed["name"], "trimmed");
+        assert_eq!(trimmed["removed"]["decode"], serde_json::json!([1, 2]));
+        assert!(place.stdout(&words).contains("trimmed takes"));
+    }
+}
+
+#[test]
+fn bench_search_says_which_blocks_it_chose() {
+    let place = Place::new();
+    let words = bench(&[
+        "search",
+        "--count",
+        "2",
+        "--windows",
+        "2",
+        "--window-tokens",
+        "32",
+        "--threads",
+        "1",
+    ]);
+    let object = place.json(&[&words[..], &["--json"]].concat());
+    assert_eq!(object["blocks"].as_array().unwrap().len(), 2);
+    assert_eq!(object["evaluations"], 5 + 4);
+    assert_eq!(object["environment"]["threads"], 1);
+    assert_eq!(
+        object["measurements"][0]["samples"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert!(place.stdout(&words).contains("9 evaluations"));
+}
+
+#[test]
+fn bench_growth_writes_a_page_and_its_numbers() {
+    let place = Place::new();
+    let words = bench(&[
+        "growth",
+        "--lengths",
+        "8,16",
+        "--batches",
+        "1,2",
+        "--tokens",
+        "8",
+        "--new-tokens",
+        "2",
+        "--order",
+        "3,1,2",
+        "--repeats",
+        "2",
+        "--warmup",
+        "0",
+        "--answers",
+        "4,8",
+    ]);
+    let table = place.stdout(&words);
+    assert!(table.contains("growth.html"), "{table}");
+    let page = read(&place.path("growth.html"));
+    assert!(page.contains("<svg") && page.contains("weight bytes removed"));
+    let numbers: Value = serde_json::from_str(&read(&place.path("growth.json"))).unwrap();
+    let removed = numbers["removed"].as_array().unwrap();
+    assert_eq!(removed.len(), 4);
+    assert_eq!(removed[2]["blocks"], serde_json::json!([1, 3]));
+    // Two of five blocks of 7744 parameters, beside a head of 96 x 32 and a norm of 32.
+    let share = 2.0 * 7744.0 / (5.0 * 7744.0 + 96.0 * 32.0 + 32.0);
+    let found = removed[2]["decode"]["work_removed"].as_f64().unwrap();
+    assert!((found - share).abs() < 1e-9, "{found}");
+    assert_eq!(numbers["gains"].as_array().unwrap().len(), 8);
+    assert_eq!(numbers["measurements"].as_array().unwrap().len(), 2 + 2 + 8);
+}
+
 #[test]
 #[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn bad_input_gets_one_error_that_says_what_was_expected_and_exit_code_1() {
@@ -364,6 +519,36 @@ fn bad_input_gets_one_error_that_says_what_was_expected_and_exit_code_1() {
         (&logprobs, &["latin1"], &["latin1", "UTF-8"]),
         (&logprobs, &["short"], &["short", "w1", "token id"]),
         (
+            &["bench", "prefill", "--model", "model", "--tokens", "129"],
+            &[],
+            &["129 tokens", "128"],
+        ),
+        (
+            &["bench", "decode", "--model", "model", "--context", "120"],
+            &["--new-tokens", "9"],
+            &["129 tokens", "128"],
+        ),
+        (
+            &["bench", "perplexity", "--model", "model", "--tokens", "9"],
+            &["--window", "10"],
+            &["9", "window of 10"],
+        ),
+        (
+            &["bench", "search", "--model", "model", "--count", "5"],
+            &["--windows", "1", "--window-tokens", "8"],
+            &["5 blocks"],
+        ),
+        (
+            &["bench", "growth", "--model", "model", "--max-removed", "5"],
+            &[],
+            &["--max-removed 5", "5 blocks"],
+        ),
+        (
+            &["bench", "growth", "--model", "model", "--order", "1,7"],
+            &[],
+            &["block 7", "5 blocks"],
+        ),
+        (
             &["export", "model", "--stage", "decode", "--out", "x"],
             &[],
             &["--stage", "plan"],
@@ -394,6 +579,10 @@ fn wrong_usage_is_exit_code_2() {
         &["eval", "--mode", "fast"],
         &["logprobs"],
         &["trim", "--boundary", "middle"],
+        &["bench"],
+        &["bench", "prefill", "--batch", "0"],
+        &["bench", "decode", "--repeats", "0"],
+        &["bench", "decode", "--peak-flops", "-1"],
         &[],
     ] {
         let output = place.pdtrim(words).output().unwrap();
@@ -434,7 +623,7 @@ fn completions_name_every_subcommand() {
     let place = Place::new();
     let script = place.stdout(&["completions", "bash"]);
     for command in [
-        "trim", "eval", "generate", "logprobs", "inspect", "export", "pull",
+        "trim", "eval", "generate", "logprobs", "inspect", "export", "pull", "bench",
     ] {
         assert!(script.contains(command), "{command}");
     }
@@ -444,17 +633,25 @@ fn completions_name_every_subcommand() {
 fn help_reads_as_before() {
     let place = Place::new();
     for command in [
-        "", "trim", "eval", "generate", "logprobs", "inspect", "export", "pull",
+        "",
+        "trim",
+        "eval",
+        "generate",
+        "logprobs",
+        "inspect",
+        "export",
+        "pull",
+        "bench",
+        "bench prefill",
+        "bench decode",
+        "bench perplexity",
+        "bench search",
+        "bench eval",
+        "bench load",
+        "bench growth",
     ] {
-        let words: Vec<&str> = [command, "--help"]
-            .into_iter()
-            .filter(|word| !word.is_empty())
-            .collect();
-        let name = if command.is_empty() {
-            "help".to_owned()
-        } else {
-            format!("help_{command}")
-        };
+        let words: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
+        let name = [&["help"], &words[..words.len() - 1]].concat().join("_");
         insta::assert_snapshot!(name, place.stdout(&words));
     }
 }

@@ -3,12 +3,14 @@
 //!
 //! With no block removed and all KV sent, the pass equals one plain forward pass, to rounding.
 
-use burn::tensor::Tensor;
+mod greedy;
+
+use burn::tensor::{Int, Tensor};
 
 use crate::block::{BlockId, BlockSet};
 use crate::cache::{KvCache, TokenPosition};
 use crate::error::{Error, Result};
-use crate::kernels::{TokenScore, greedy_tokens, select_rows, token_scores};
+use crate::kernels::{TokenScore, select_rows, token_scores};
 use crate::model::{BlockModel, token_tensor};
 use crate::plan::check_removed;
 use crate::stage::{Boundary, KvFill, PerStage, Stage};
@@ -344,46 +346,6 @@ impl<'a> PdModel<'a> {
             .collect())
     }
 
-    /// Generates up to `max_new_tokens` tokens, always the most likely one, calling `on_token` with each.
-    /// Stops after a token of `stop`, which is included.
-    ///
-    /// # Errors
-    ///
-    /// As [`prefill`](Self::prefill); [`Error::ContextLength`] if the tokens asked for do not fit.
-    pub fn generate_greedy(
-        &self,
-        prompt: &[u32],
-        max_new_tokens: usize,
-        stop: &[u32],
-        mut on_token: impl FnMut(u32),
-    ) -> Result<Generation> {
-        self.check_length(prompt.len() + max_new_tokens.saturating_sub(1))?;
-        let mut handover = self.prefill(&[prompt])?;
-        let (mut position, kv_bytes) = (handover.next, handover.kv_bytes);
-        let mut tokens = Vec::with_capacity(max_new_tokens);
-        let mut logits = handover.last.take().map(|last| self.model.logits(last));
-        let mut pending = prompt[prompt.len() - 1];
-        let mut cache = handover.cache;
-        cache.reserve(max_new_tokens);
-        while tokens.len() < max_new_tokens {
-            let ready = if let Some(logits) = logits.take() {
-                logits
-            } else {
-                let hidden = self.run(Stage::Decode, &[[pending]], position, &mut cache)?;
-                position.0 += 1;
-                let width = hidden.dims()[2];
-                self.model.logits(hidden.reshape([1, width]))
-            };
-            pending = greedy_tokens(ready)[0];
-            tokens.push(pending);
-            on_token(pending);
-            if stop.contains(&pending) {
-                break;
-            }
-        }
-        Ok(Generation { tokens, kv_bytes })
-    }
-
     /// Runs rows of tokens from position `start` on through the blocks that `stage` keeps; returns the
     /// hidden states `[batch, seq, hidden]` that leave the last one. Prefill also fills the caches of
     /// blocks that only decode keeps.
@@ -394,7 +356,18 @@ impl<'a> PdModel<'a> {
         start: TokenPosition,
         cache: &mut KvCache,
     ) -> Result<Tensor<3>> {
-        let mut hidden = self.model.embed(token_tensor(self.model, rows)?, start);
+        Ok(self.run_ids(stage, token_tensor(self.model, rows)?, start, cache))
+    }
+
+    /// As [`run`](Self::run), for token ids `[batch, seq]` that are on the device and known to be valid.
+    fn run_ids(
+        &self,
+        stage: Stage,
+        ids: Tensor<2, Int>,
+        start: TokenPosition,
+        cache: &mut KvCache,
+    ) -> Tensor<3> {
+        let mut hidden = self.model.embed(ids, start);
         for id in (0..self.model.dims().n_blocks).map(BlockId::new) {
             let Some(block) = cache.block_mut(id) else {
                 continue;
@@ -405,7 +378,7 @@ impl<'a> PdModel<'a> {
                 self.model.project_kv(id, hidden.clone(), start, block);
             }
         }
-        Ok(hidden)
+        hidden
     }
 
     fn check_length(&self, tokens: usize) -> Result<()> {

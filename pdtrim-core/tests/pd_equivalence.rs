@@ -236,6 +236,66 @@ proptest! {
 }
 
 #[test]
+fn each_row_of_a_batch_generates_what_its_prompt_generates_alone() {
+    let prompts: Vec<Vec<u32>> = (0..3)
+        .map(|row| (0..9).map(|n| (31 * row + 7 * n + 5) % 96).collect())
+        .collect();
+    let removed = PerStage {
+        prefill: BlockSet::from_indices(DEPTH, [3]).unwrap(),
+        decode: BlockSet::from_indices(DEPTH, [1, 3]).unwrap(),
+    };
+    for architecture in Architecture::ALL {
+        let model = build((architecture, 4));
+        for boundary in [Boundary::Prefill, Boundary::Decode] {
+            let removed = removed.clone();
+            let pd = PdModel::new(&model, removed, KvFill::Nested, boundary, &SendAll).unwrap();
+            let mut steps = Vec::new();
+            let rows = pd
+                .generate_greedy_batch(&prompts, 12, |step| steps.push(step))
+                .unwrap();
+            assert_eq!(steps, (0..12).collect::<Vec<_>>());
+            for (prompt, row) in prompts.iter().zip(&rows) {
+                let alone = pd.generate_greedy(prompt, 12, &[], |_| {}).unwrap();
+                assert_eq!(row, &alone.tokens);
+            }
+        }
+    }
+}
+
+#[test]
+fn generation_stops_after_a_stop_token_and_takes_no_batch_of_unequal_prompts() {
+    let model = TinyModel::default().build();
+    let dense = PdModel::dense(&model, Boundary::Prefill);
+    let free = dense.generate_greedy(&[1, 2, 3], 8, &[], |_| {}).unwrap();
+    let stop = free.tokens[2];
+    let until = 1 + free.tokens.iter().position(|&token| token == stop).unwrap();
+    let mut heard = Vec::new();
+    let stopped = dense
+        .generate_greedy(&[1, 2, 3], 8, &[stop], |token| heard.push(token))
+        .unwrap();
+    assert_eq!(stopped.tokens, free.tokens[..until]);
+    assert_eq!(heard, stopped.tokens);
+    let none = dense.generate_greedy_batch(&[[1, 2], [3, 4]], 0, |_| {});
+    assert_eq!(none.unwrap(), [[], []] as [[u32; 0]; 2]);
+
+    for boundary in [Boundary::Prefill, Boundary::Decode] {
+        let dense = PdModel::dense(&model, boundary);
+        for other in [&[1][..], &[1, 2, 3, 4], &[1, 2, 3, 4, 5]] {
+            let refused = dense.generate_greedy_batch(&[&[1, 2, 3], other], 4, |_| {});
+            assert!(
+                matches!(refused, Err(Error::RaggedBatch { .. })),
+                "{other:?}"
+            );
+        }
+        let long = dense.generate_greedy_batch(&[[1; 120]], 10, |_| {});
+        assert!(matches!(long, Err(Error::ContextLength { .. })));
+        let empty: [&[u32]; 0] = [];
+        let refused = dense.generate_greedy_batch(&empty, 4, |_| {});
+        assert!(matches!(refused, Err(Error::NoTokens { .. })));
+    }
+}
+
+#[test]
 fn all_rows_count_every_token_but_the_first() {
     let model = TinyModel::default().build();
     let window: Vec<u32> = (0..20).collect();

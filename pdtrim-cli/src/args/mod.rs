@@ -1,5 +1,6 @@
 //! The command line: one file of clap structs for each subcommand.
 
+mod bench;
 mod eval;
 mod generate;
 mod inspect;
@@ -11,6 +12,10 @@ mod trim;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
+pub(crate) use bench::{
+    BenchArgs, BenchCommand, DecodeBenchArgs, EvalBenchArgs, GrowthBenchArgs, LoadBenchArgs,
+    MeasureArgs, PerplexityBenchArgs, PrefillBenchArgs, SearchBenchArgs, TextArgs,
+};
 pub(crate) use eval::{EvalArgs, ModeArg};
 pub(crate) use generate::GenerateArgs;
 pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
@@ -59,6 +64,8 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Fetch a model into the cache.
     Pull(PullArgs),
+    /// Measure how fast the stages, a search and an evaluation run on this machine.
+    Bench(Box<BenchArgs>),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.

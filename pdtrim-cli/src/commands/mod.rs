@@ -1,5 +1,6 @@
 //! One file for each subcommand; glue over the library crates.
 
+mod bench;
 mod eval;
 mod export;
 mod generate;
@@ -25,6 +26,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Inspect(args) => inspect::run(&args, progress),
         Command::Export(args) => export::run(&args, progress),
         Command::Pull(args) => pull(&args, progress),
+        Command::Bench(args) => bench::run(&args, progress),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "pdtrim", &mut script);

@@ -1,0 +1,90 @@
+//! A whole greedy search for one set of blocks for both stages, by the loss of every token.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::Result;
+use pdtrim_core::Boundary;
+use pdtrim_core::model::BlockModel;
+use pdtrim_core::objective::{CalibrationLoss, Rows};
+use pdtrim_search::{Ledger, Problem, Sleb, Step, Strategy, Target};
+use serde_json::json;
+
+use super::environment::{Environment, Peak};
+use super::measure::{Point, Rounds, timed};
+use super::report::{BenchReport, Measurement, seconds, settings};
+use super::text;
+use crate::args::SearchBenchArgs;
+use crate::progress::Progress;
+use crate::session::Session;
+
+/// What one search did.
+struct Searched {
+    /// Seconds.
+    time: f64,
+    /// In the order of their removal, with the cost after each.
+    chosen: Vec<(usize, Option<f64>)>,
+    evaluations: usize,
+}
+
+pub(super) fn run(args: &SearchBenchArgs, progress: Progress) -> Result<()> {
+    let session = Session::open(&args.measure.model, progress)?;
+    let before = Peak::find(session.device, &args.measure);
+    let rounds = Rounds::new(&args.measure, 0, 1);
+    let (count, tokens) = (args.count.get(), args.window_tokens.get());
+    let (calibration, mut about) = text::windows(&session, &args.text, args.windows.get(), tokens)?;
+    // The greedy search looks at no redundancy, and its authors protect no block.
+    let redundancy = vec![0.0; session.depth()];
+    let problem = Problem::new(Target::Unified, &redundancy, count, false)?;
+    let model = &session.model;
+    let point: Point<'_, Searched> = Box::new(|| {
+        let step = progress.step("search: evaluations", 0);
+        let mut chosen = Vec::new();
+        let evaluated = AtomicUsize::new(0);
+        let (time, ()) = timed(model.device(), || {
+            let loss = CalibrationLoss::new(model, &calibration, Rows::All, Boundary::Prefill);
+            let mut ledger = Ledger::in_memory(&loss);
+            Sleb.search(&problem, &mut ledger, &mut |event| match event {
+                Step::Planned(evaluations) => step.set_total(evaluations),
+                Step::Evaluated(_) => {
+                    evaluated.fetch_add(1, Ordering::Relaxed);
+                    step.advance();
+                }
+                Step::Chosen { block, cost } => chosen.push((block.index(), cost)),
+            })?;
+            Ok(())
+        })?;
+        let evaluations = evaluated.into_inner();
+        Ok(Searched {
+            time,
+            chosen,
+            evaluations,
+        })
+    });
+    let mut runs = rounds.run("search", progress, &mut [point])?;
+    let runs = runs.remove(0);
+    let environment = Environment::of(&session, &args.measure, before)?;
+    let last = &runs[runs.len() - 1];
+    let blocks: Vec<usize> = last.chosen.iter().map(|(block, _)| *block).collect();
+    let costs: Vec<Option<f64>> = last.chosen.iter().map(|(_, cost)| *cost).collect();
+    let found = Measurement::new("search", runs.iter().map(|run| run.time).collect());
+    let seconds_per_evaluation = found.median / last.evaluations as f64;
+    about["count"] = json!(count);
+    let mut report = BenchReport::new("search", environment, settings(about, rounds), vec![found]);
+    report.facts.extend([
+        ("blocks".to_owned(), json!(blocks)),
+        ("costs".to_owned(), json!(costs)),
+        ("evaluations".to_owned(), json!(last.evaluations)),
+        (
+            "seconds_per_evaluation".to_owned(),
+            json!(seconds_per_evaluation),
+        ),
+    ]);
+    let names: Vec<String> = blocks.iter().map(usize::to_string).collect();
+    report.remarks.push(format!(
+        "blocks {} in the order of their removal; {} evaluations, {} each",
+        names.join(", "),
+        last.evaluations,
+        seconds(seconds_per_evaluation)
+    ));
+    report.finish(&args.measure)
+}
