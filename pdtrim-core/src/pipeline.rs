@@ -4,13 +4,16 @@
 //! With no block removed and all KV sent, the pass equals one plain forward pass, to rounding.
 
 mod greedy;
+mod score;
+
+pub use score::ScoreRequest;
 
 use burn::tensor::{Int, Tensor};
 
 use crate::block::{BlockId, BlockSet};
 use crate::cache::{KvCache, TokenPosition};
 use crate::error::{Error, Result};
-use crate::kernels::{TokenScore, select_rows, token_scores};
+use crate::kernels::{TokenScore, on_pool};
 use crate::model::{BlockModel, token_tensor};
 use crate::plan::check_removed;
 use crate::stage::{Boundary, KvFill, PerStage, Stage};
@@ -200,12 +203,7 @@ impl<'a> PdModel<'a> {
             Boundary::Prefill => length,
             Boundary::Decode => length - 1,
         };
-        let needed = self
-            .removed
-            .prefill
-            .intersection(&self.removed.decode)
-            .complement();
-        let mut cache = KvCache::with_capacity(&needed, 0);
+        let mut cache = self.prompt_cache();
         let mut last = None;
         if read > 0 {
             let rows: Vec<&[u32]> = prompts
@@ -217,6 +215,22 @@ impl<'a> PdModel<'a> {
             let wanted = self.boundary == Boundary::Prefill;
             last = wanted.then(|| hidden.narrow(1, seq - 1, 1).reshape([batch, width]));
         }
+        self.hand_over(cache, read, last)
+    }
+
+    /// An empty cache for what prefill computes.
+    fn prompt_cache(&self) -> KvCache {
+        let idle = self.removed.prefill.intersection(&self.removed.decode);
+        KvCache::with_capacity(&idle.complement(), 0)
+    }
+
+    /// Hands the cache of `read` prompt positions over to decode.
+    fn hand_over(
+        &self,
+        mut cache: KvCache,
+        read: usize,
+        last: Option<Tensor<2>>,
+    ) -> Result<Handover> {
         cache.drop_blocks(&self.removed.decode);
         let cache = self.transfer.transfer(cache)?;
         let trimmed = cache.iter().any(|(_, block)| block.len() < read);
@@ -230,120 +244,6 @@ impl<'a> PdModel<'a> {
             kv_positions,
             trimmed,
         })
-    }
-
-    /// Log-probabilities of several continuations of one prompt; the prompt is run once.
-    ///
-    /// # Errors
-    ///
-    /// As [`prefill`](Self::prefill), and [`Error::NoTokens`] for an empty continuation.
-    pub fn score<R: AsRef<[u32]>>(
-        &self,
-        prompt: &[u32],
-        continuations: &[R],
-    ) -> Result<PromptScores> {
-        let longest = continuations
-            .iter()
-            .map(|tokens| tokens.as_ref().len())
-            .max()
-            .unwrap_or(0);
-        if continuations
-            .iter()
-            .any(|tokens| tokens.as_ref().is_empty())
-            || longest == 0
-        {
-            return Err(Error::NoTokens {
-                what: "a continuation",
-            });
-        }
-        // The last token is scored, never fed.
-        self.check_length(prompt.len() + longest - 1)?;
-        let vocab_size = self.model.dims().vocab_size;
-        for token in continuations.iter().flat_map(AsRef::as_ref) {
-            if *token as usize >= vocab_size {
-                return Err(Error::TokenOutOfRange {
-                    token: *token,
-                    vocab_size,
-                });
-            }
-        }
-        let handover = self.prefill(&[prompt])?;
-        let Handover {
-            kv_bytes,
-            kv_positions,
-            trimmed,
-            ..
-        } = handover;
-        let continuations: Vec<&[u32]> = continuations.iter().map(AsRef::as_ref).collect();
-        let first = self.first_scores(&handover, &continuations);
-        let later = self.later_scores(prompt, handover, &continuations)?;
-        let join = |(mut tokens, rest): (Vec<TokenScore>, Vec<TokenScore>)| {
-            tokens.extend(rest);
-            ContinuationScores { tokens }
-        };
-        let continuations = first.into_iter().zip(later).map(join).collect();
-        Ok(PromptScores {
-            continuations,
-            kv_bytes,
-            kv_positions,
-            trimmed,
-        })
-    }
-
-    /// Scores of the tokens that prefill's last hidden state predicts: one for each continuation, or none.
-    fn first_scores(&self, handover: &Handover, continuations: &[&[u32]]) -> Vec<Vec<TokenScore>> {
-        let Some(last) = &handover.last else {
-            return vec![Vec::new(); continuations.len()];
-        };
-        let logits = self.model.logits(last.clone());
-        let score = |tokens: &&[u32]| token_scores(logits.clone(), &tokens[..1]);
-        continuations.iter().map(score).collect()
-    }
-
-    /// Scores of the tokens that decode predicts. Continuations run as one batch, padded at their
-    /// end: no real token can see the padding.
-    fn later_scores(
-        &self,
-        prompt: &[u32],
-        handover: Handover,
-        continuations: &[&[u32]],
-    ) -> Result<Vec<Vec<TokenScore>>> {
-        let lead = match self.boundary {
-            Boundary::Prefill => &[][..],
-            Boundary::Decode => &prompt[prompt.len() - 1..],
-        };
-        let fed = |tokens: &[u32]| [lead, &tokens[..tokens.len() - 1]].concat();
-        let mut rows: Vec<Vec<u32>> = continuations.iter().map(|tokens| fed(tokens)).collect();
-        let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
-        let seq = lengths.iter().copied().max().unwrap_or(0);
-        if seq == 0 {
-            return Ok(vec![Vec::new(); continuations.len()]);
-        }
-        for row in &mut rows {
-            row.resize(seq, 0);
-        }
-        let start = handover.next;
-        let mut cache = handover.cache;
-        if rows.len() > 1 {
-            cache = cache.repeat_batch(rows.len());
-        }
-        cache.reserve(seq);
-        let hidden = self.run(Stage::Decode, &rows, start, &mut cache)?;
-        let [batch, _, width] = hidden.dims();
-        let wanted = |(row, length): (usize, &usize)| row * seq..row * seq + length;
-        let wanted: Vec<usize> = lengths.iter().enumerate().flat_map(wanted).collect();
-        let targets: Vec<u32> = continuations
-            .iter()
-            .zip(&lengths)
-            .flat_map(|(tokens, length)| &tokens[tokens.len() - length..])
-            .copied()
-            .collect();
-        let hidden = select_rows(hidden.reshape([batch * seq, width]), &wanted);
-        let mut scores = token_scores(self.model.logits(hidden), &targets).into_iter();
-        Ok(lengths
-            .iter()
-            .map(|&length| scores.by_ref().take(length).collect())
-            .collect())
     }
 
     /// Runs rows of tokens from position `start` on through the blocks that `stage` keeps; returns the
@@ -367,18 +267,20 @@ impl<'a> PdModel<'a> {
         start: TokenPosition,
         cache: &mut KvCache,
     ) -> Tensor<3> {
-        let mut hidden = self.model.embed(ids, start);
-        for id in (0..self.model.dims().n_blocks).map(BlockId::new) {
-            let Some(block) = cache.block_mut(id) else {
-                continue;
-            };
-            if !self.removed.of(stage).contains(id) {
-                hidden = self.model.run_block(id, hidden, start, block);
-            } else if self.kv_fill == KvFill::Project {
-                self.model.project_kv(id, hidden.clone(), start, block);
+        on_pool(|| {
+            let mut hidden = self.model.embed(ids, start);
+            for id in (0..self.model.dims().n_blocks).map(BlockId::new) {
+                let Some(block) = cache.block_mut(id) else {
+                    continue;
+                };
+                if !self.removed.of(stage).contains(id) {
+                    hidden = self.model.run_block(id, hidden, start, block);
+                } else if self.kv_fill == KvFill::Project {
+                    self.model.project_kv(id, hidden.clone(), start, block);
+                }
             }
-        }
-        hidden
+            hidden
+        })
     }
 
     fn check_length(&self, tokens: usize) -> Result<()> {

@@ -1,0 +1,239 @@
+//! Log-probabilities of given continuations, for many prompts at once.
+
+use burn::tensor::Tensor;
+
+use super::{ContinuationScores, Handover, PdModel, PromptScores};
+use crate::block::BlockId;
+use crate::cache::{KvCache, TokenPosition};
+use crate::error::{Error, Result};
+use crate::kernels::{TokenScore, on_pool, token_scores};
+use crate::model::{Segment, token_tensor};
+use crate::stage::{Boundary, KvFill, Stage};
+
+/// A prompt and the continuations to score after it.
+#[derive(Clone, Debug)]
+pub struct ScoreRequest<'r> {
+    /// What prefill reads.
+    pub prompt: &'r [u32],
+    /// What decode scores, each from the state after the prompt.
+    pub continuations: Vec<&'r [u32]>,
+}
+
+/// Tokens of one text that run through a stage, and the text's cache.
+struct Text<'t> {
+    tokens: Vec<u32>,
+    start: TokenPosition,
+    cache: &'t mut KvCache,
+}
+
+impl PdModel<'_> {
+    /// Log-probabilities of several continuations of one prompt; the prompt is run once.
+    ///
+    /// # Errors
+    ///
+    /// As [`prefill`](Self::prefill), and [`Error::NoTokens`] for an empty continuation.
+    pub fn score<R: AsRef<[u32]>>(
+        &self,
+        prompt: &[u32],
+        continuations: &[R],
+    ) -> Result<PromptScores> {
+        let continuations = continuations.iter().map(AsRef::as_ref).collect();
+        let request = ScoreRequest {
+            prompt,
+            continuations,
+        };
+        let mut scores = self.score_batch(&[request])?;
+        Ok(scores.pop().expect("one request, one score"))
+    }
+
+    /// As [`score`](Self::score) for several prompts of any length, whose tokens go through each block
+    /// together: short prompts alone would leave most of a matrix product's speed unused.
+    ///
+    /// # Errors
+    ///
+    /// As [`score`](Self::score).
+    pub fn score_batch(&self, requests: &[ScoreRequest<'_>]) -> Result<Vec<PromptScores>> {
+        for request in requests {
+            self.check_request(request)?;
+        }
+        let handovers = self.prefill_each(requests)?;
+        let mut scores: Vec<PromptScores> = handovers
+            .iter()
+            .zip(requests)
+            .map(|(handover, request)| PromptScores {
+                continuations: self.first_scores(handover, request),
+                kv_bytes: handover.kv_bytes,
+                kv_positions: handover.kv_positions,
+                trimmed: handover.trimmed,
+            })
+            .collect();
+        let later = self.later_scores(requests, handovers)?;
+        let continuations = scores.iter_mut().flat_map(|score| &mut score.continuations);
+        for (score, later) in continuations.zip(later) {
+            score.tokens.extend(later);
+        }
+        Ok(scores)
+    }
+
+    fn check_request(&self, request: &ScoreRequest<'_>) -> Result<()> {
+        let lengths = request.continuations.iter().map(|tokens| tokens.len());
+        let (Some(longest), Some(1..)) = (lengths.clone().max(), lengths.min()) else {
+            return Err(Error::NoTokens {
+                what: "a continuation",
+            });
+        };
+        if request.prompt.is_empty() {
+            return Err(Error::NoTokens { what: "the prompt" });
+        }
+        // The last token is scored, never fed.
+        self.check_length(request.prompt.len() + longest - 1)?;
+        let vocab_size = self.model.dims().vocab_size;
+        let mut tokens = request.continuations.iter().copied().flatten();
+        match tokens.find(|&&token| token as usize >= vocab_size) {
+            Some(&token) => Err(Error::TokenOutOfRange { token, vocab_size }),
+            None => Ok(()),
+        }
+    }
+
+    fn prefill_each(&self, requests: &[ScoreRequest<'_>]) -> Result<Vec<Handover>> {
+        let read = |request: &ScoreRequest<'_>| match self.boundary {
+            Boundary::Prefill => request.prompt.len(),
+            Boundary::Decode => request.prompt.len() - 1,
+        };
+        let mut caches: Vec<KvCache> = requests.iter().map(|_| self.prompt_cache()).collect();
+        let prompts = requests.iter().zip(&mut caches);
+        let texts = prompts.map(|(request, cache)| Text {
+            tokens: request.prompt[..read(request)].to_vec(),
+            start: TokenPosition(0),
+            cache,
+        });
+        let hidden = self.run_texts(Stage::Prefill, texts.collect())?;
+        let mut end = 0;
+        let handovers = requests.iter().zip(caches).map(|(request, cache)| {
+            end += read(request);
+            let last = (self.boundary == Boundary::Prefill).then(|| {
+                hidden
+                    .as_ref()
+                    .map(|hidden| hidden.clone().narrow(0, end - 1, 1))
+            });
+            self.hand_over(cache, read(request), last.flatten())
+        });
+        handovers.collect()
+    }
+
+    /// Scores of the tokens that prefill's last hidden state predicts: one for each continuation, or none.
+    fn first_scores(
+        &self,
+        handover: &Handover,
+        request: &ScoreRequest<'_>,
+    ) -> Vec<ContinuationScores> {
+        let logits = handover.last.clone().map(|last| self.model.logits(last));
+        let first = |tokens: &&[u32]| {
+            let logits = logits.clone();
+            let score = logits.map(|logits| token_scores(logits, &tokens[..1]));
+            ContinuationScores {
+                tokens: score.unwrap_or_default(),
+            }
+        };
+        request.continuations.iter().map(first).collect()
+    }
+
+    /// Scores of the tokens that decode predicts, for each continuation of each request.
+    fn later_scores(
+        &self,
+        requests: &[ScoreRequest<'_>],
+        handovers: Vec<Handover>,
+    ) -> Result<Vec<Vec<TokenScore>>> {
+        let lead = |request: &ScoreRequest<'_>| match self.boundary {
+            Boundary::Prefill => None,
+            Boundary::Decode => request.prompt.last().copied(),
+        };
+        let mut fed = Vec::new();
+        let mut targets: Vec<u32> = Vec::new();
+        for (request, handover) in requests.iter().zip(handovers) {
+            for tokens in &request.continuations {
+                let before = lead(request);
+                let mut cache = handover.cache.clone();
+                targets.extend(&tokens[usize::from(before.is_none())..]);
+                let row: Vec<u32> = before.into_iter().chain(tokens.iter().copied()).collect();
+                let row = row[..row.len() - 1].to_vec();
+                cache.reserve(row.len());
+                fed.push((row, handover.next, cache));
+            }
+        }
+        let lengths: Vec<usize> = fed.iter().map(|(row, ..)| row.len()).collect();
+        let texts = fed.iter_mut().map(|(row, start, cache)| Text {
+            tokens: std::mem::take(row),
+            start: *start,
+            cache,
+        });
+        let hidden = self.run_texts(Stage::Decode, texts.collect())?;
+        let scores = hidden.map(|hidden| self.model.token_scores(hidden, &targets));
+        let mut scores = scores.unwrap_or_default().into_iter();
+        let lengths = lengths.into_iter();
+        Ok(lengths
+            .map(|length| scores.by_ref().take(length).collect())
+            .collect())
+    }
+
+    /// Runs the texts' tokens through the blocks that `stage` keeps; returns the hidden states
+    /// `[Σ tokens, hidden]` that leave the last one, or `None` if no text has a token.
+    fn run_texts(&self, stage: Stage, mut texts: Vec<Text<'_>>) -> Result<Option<Tensor<2>>> {
+        texts.retain(|text| !text.tokens.is_empty());
+        if texts.is_empty() {
+            return Ok(None);
+        }
+        let mut embedded = Vec::with_capacity(texts.len());
+        for text in &texts {
+            let ids = token_tensor(self.model, &[&text.tokens])?;
+            let hidden = self.model.embed(ids, text.start);
+            let [_, seq, width] = hidden.dims();
+            embedded.push(hidden.reshape([seq, width]));
+        }
+        let rows = Tensor::cat(embedded, 0);
+        let blocks = (0..self.model.dims().n_blocks).map(BlockId::new);
+        let run = || {
+            blocks.fold(rows, |rows, id| {
+                self.run_texts_block(stage, id, rows, &mut texts)
+            })
+        };
+        Ok(Some(on_pool(run)))
+    }
+
+    fn run_texts_block(
+        &self,
+        stage: Stage,
+        id: BlockId,
+        rows: Tensor<2>,
+        texts: &mut [Text<'_>],
+    ) -> Tensor<2> {
+        let mut segments: Vec<Segment<'_>> = texts
+            .iter_mut()
+            .filter_map(|text| {
+                Some(Segment {
+                    tokens: text.tokens.len(),
+                    start: text.start,
+                    cache: text.cache.block_mut(id)?,
+                })
+            })
+            .collect();
+        if segments.is_empty() {
+            return rows;
+        }
+        if !self.removed.of(stage).contains(id) {
+            return self.model.run_segments(id, rows, &mut segments);
+        }
+        if self.kv_fill == KvFill::Project {
+            let [_, width] = rows.dims();
+            let mut first = 0;
+            for segment in &mut segments {
+                let hidden = rows.clone().narrow(0, first, segment.tokens);
+                first += segment.tokens;
+                let hidden = hidden.reshape([1, segment.tokens, width]);
+                self.model
+                    .project_kv(id, hidden, segment.start, segment.cache);
+            }
+        }
+        rows
+    }
+}
