@@ -25,12 +25,13 @@ fn greedy(reference: &Reference, count: usize) {
     let problem = Problem::new(Target::Unified, &vec![0.0; loss.depth()], count, true).unwrap();
     let mut ledger = Ledger::in_memory(&loss);
     let mut chosen = Vec::new();
-    Sleb.search(&problem, &mut ledger, &mut |step| {
-        if let Step::Chosen { block, cost } = step {
-            chosen.push((block.index(), cost.unwrap()));
-        }
-    })
-    .unwrap();
+    Sleb::default()
+        .search(&problem, &mut ledger, &mut |step| {
+            if let Step::Chosen { block, cost } = step {
+                chosen.push((block.index(), cost.unwrap()));
+            }
+        })
+        .unwrap();
     let golden = &reference.golden["calib"]["wikitext2-train-slice"]["16x128"];
     for ((block, cost), expected) in chosen
         .iter()
