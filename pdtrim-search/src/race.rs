@@ -8,14 +8,14 @@ use crate::draw::shuffled;
 use crate::error::{Error, Result};
 use crate::ledger::{Evaluation, Ledger};
 
-/// Units that the first round sees: below that, Student's t drops nothing anyway.
+/// Units that the first round sees: from fewer, Student's t tells next to nothing.
 const FIRST_ROUND: usize = 4;
 
 /// Whether and how candidates are raced against each other.
 ///
 /// A race evaluates all K candidates on a few of the objective's N units (calibration windows), drawn
-/// by the seed; then those that can still win on as many more; and so on, until the survivors have
-/// seen all N. Survivors cost what the full evaluation says, and the cheapest wins.
+/// by the seed; then those that can still win on half as many more; and so on, until the survivors
+/// have seen all N. Survivors cost what the full evaluation says, and the cheapest wins.
 ///
 /// After a round of n units a candidate is dropped if some other one in the race is cheaper beyond
 /// doubt: if d, the mean over these units of the difference between the two, and s, the differences'
@@ -127,10 +127,11 @@ impl<'c> Runner<'c> {
     }
 }
 
-/// How many units have been seen after each round: 4, 8, 16, … and all.
+/// How many units have been seen after each round: 4, half as many more each time, and at last all.
+/// Doubling drops less: on `SmolLM2` and 8 windows 40 of 848 evaluations instead of 58 at an error of 0.01.
 fn rounds(units: usize) -> Vec<usize> {
-    let doubling = std::iter::successors(Some(FIRST_ROUND), |seen| Some(seen * 2));
-    let mut rounds: Vec<usize> = doubling.take_while(|&seen| seen < units).collect();
+    let growing = std::iter::successors(Some(FIRST_ROUND), |seen| Some(seen + seen / 2));
+    let mut rounds: Vec<usize> = growing.take_while(|&seen| seen < units).collect();
     rounds.push(units);
     rounds
 }
@@ -168,9 +169,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounds_double_and_end_with_all_units() {
-        assert_eq!(rounds(16), [4, 8, 16]);
-        assert_eq!(rounds(17), [4, 8, 16, 17]);
+    fn rounds_grow_by_half_and_end_with_all_units() {
+        assert_eq!(rounds(16), [4, 6, 9, 13, 16]);
+        assert_eq!(rounds(13), [4, 6, 9, 13]);
         assert_eq!(rounds(5), [4, 5]);
         assert_eq!(rounds(4), [4]);
         assert_eq!(rounds(1), [1]);
