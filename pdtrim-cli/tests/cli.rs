@@ -154,6 +154,22 @@ fn trim_writes_its_files_and_a_second_run_reuses_them() {
 }
 
 #[test]
+fn a_raced_search_makes_the_same_plan_and_says_that_it_was_raced() {
+    let place = Place::new();
+    let plan = |out: &str, race_error: &str| {
+        let more = ["--windows", "9", "--race-error", race_error, "--out", out];
+        said(&mut place.trim(&more));
+        read(&place.path(out).join("plan.toml"))
+    };
+    let (full, raced) = (plan("full", "0"), plan("raced", "0.01"));
+    assert!(!full.contains("race_error"), "{full}");
+    assert_eq!(raced.replace("race_error = 0.01\n", ""), full);
+    // What was measured in one of the two ways counts in the other.
+    assert_eq!(plan("full", "0.01"), raced);
+    assert_eq!(plan("raced", "0"), full);
+}
+
+#[test]
 fn every_strategy_and_selection_makes_a_plan_that_the_other_commands_take() {
     let place = Place::new();
     for (strategy, selection) in [

@@ -80,6 +80,10 @@ pub struct PlanFile {
     /// Seed of everything that was drawn.
     #[serde(default)]
     pub seed: u64,
+    /// Probability with which racing was allowed to remove another block than full evaluation would,
+    /// for each removal; 0 = every candidate was evaluated in full.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub race_error: f64,
     /// Who computes the first new token's logits.
     #[serde(default)]
     pub boundary: Boundary,
@@ -105,6 +109,14 @@ pub struct PlanFile {
     /// Figures measured with the plan.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scores: Vec<PlanScore>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 /// A checked plan.

@@ -5,7 +5,7 @@
 use pdtrim_core::cache::{KvCache, TokenPosition};
 use pdtrim_core::config::{Architecture, RopeScaling};
 use pdtrim_core::model::{BlockModel, Llama, LlamaWeights, token_tensor};
-use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Rows};
+use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Rows, mean_cost};
 use pdtrim_core::pipeline::{PdModel, SendAll};
 use pdtrim_core::testing::{TinyModel, tiny_config};
 use pdtrim_core::{BlockId, BlockSet, Boundary, Error, KvFill, PerStage, TokenScore, token_scores};
@@ -191,6 +191,43 @@ proptest! {
             let scores = score(&pd, &window[..prompt_tokens], &window[prompt_tokens..]);
             let mean = -scores.iter().map(|token| f64::from(token.logprob)).sum::<f64>() / scores.len() as f64;
             prop_assert!((cost - mean).abs() < 1e-4, "{} against {}", cost, mean);
+        }
+    }
+
+    #[test]
+    fn costs_of_single_windows_add_up_to_the_cost_to_the_bit(
+        model in models(), windows in proptest::collection::vec(tokens(14..15), 2..7),
+        sets in proptest::collection::vec((removed(), removed()), 2..4), same_prefill in any::<bool>(),
+        boundary in boundaries(), rows in prop_oneof![Just(Rows::All), Just(Rows::Continuation)], cut in 0_usize..7,
+    ) {
+        let model = build(model);
+        let shared = sets[0].0.clone();
+        let nested = |(p, more): (BlockSet, BlockSet)| {
+            let prefill = if same_prefill { shared.clone() } else { p };
+            PerStage { decode: prefill.union(&more), prefill }
+        };
+        let candidates: Vec<_> = sets.into_iter().map(nested).filter(|removed| removed.decode.len() < DEPTH).collect();
+        let calibration = Calibration::new(windows, 9).unwrap();
+        let loss = CalibrationLoss::new(&model, &calibration, rows, boundary);
+        // Every other window first, and a part of the rest on its own: groups of many shapes.
+        let (even, odd): (Vec<usize>, Vec<usize>) = (0..loss.units()).partition(|unit| unit % 2 == 0);
+        let (left, right) = odd.split_at(cut.min(odd.len()));
+        let mut parts = vec![vec![0.0; loss.units()]; candidates.len()];
+        for units in [&even[..], left, right] {
+            let mut heard = 0;
+            let costs = loss.unit_costs(&candidates, units, &mut |_, costs| {
+                heard += costs.len();
+                std::ops::ControlFlow::Continue(())
+            });
+            for (parts, costs) in parts.iter_mut().zip(costs.unwrap()) {
+                prop_assert_eq!(costs.len(), units.len());
+                units.iter().zip(costs).for_each(|(&unit, cost)| parts[unit] = cost);
+            }
+            prop_assert_eq!(heard, candidates.len() * units.len());
+        }
+        let costs = loss.costs(&candidates, &mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();
+        for (cost, parts) in costs.into_iter().zip(parts) {
+            prop_assert_eq!(cost.to_bits(), mean_cost(&parts).to_bits());
         }
     }
 

@@ -169,13 +169,13 @@ fn search(model: &GptModel) -> Result<(BlockSet, BlockSet)> {
     let redundancy = loss.redundancy()?.0;
     let mut ledger = Ledger::in_memory(&loss);
     let problem = Problem::new(Target::Prefill, &redundancy.prefill, 2, true)?;
-    let prefill = Sleb.search(&problem, &mut ledger, &mut |_| {})?;
+    let prefill = Sleb::default().search(&problem, &mut ledger, &mut |_| {})?;
     let target = Target::Decode {
         prefill: prefill.clone(),
         nested: true,
     };
     let problem = Problem::new(target, &redundancy.decode, 3, true)?;
-    let decode = Sleb.search(&problem, &mut ledger, &mut |_| {})?;
+    let decode = Sleb::default().search(&problem, &mut ledger, &mut |_| {})?;
     debug_assert_eq!(loss.depth(), BLOCKS);
     Ok((prefill, decode))
 }

@@ -36,6 +36,20 @@ pub enum Error {
         /// Blocks that prefill removes.
         nested: usize,
     },
+    /// A probability that is none, or certainty.
+    #[error("the error probability of racing must be at least 0 and below 1, found {found}")]
+    RaceError {
+        /// The number given.
+        found: f64,
+    },
+    /// A journal holds costs on units that the objective does not have.
+    #[error("the journal holds a cost on unit {found}, the objective has {units} units")]
+    UnknownUnit {
+        /// Units of the objective.
+        units: usize,
+        /// The journal's.
+        found: usize,
+    },
     /// The table of redundancies is for another model.
     #[error("redundancy is given for {found} blocks, the model has {expected}")]
     RedundancyLength {

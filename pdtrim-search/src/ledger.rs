@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use pdtrim_core::journal::Journal;
-use pdtrim_core::objective::Objective;
+use pdtrim_core::objective::{Objective, mean_cost};
 use pdtrim_core::{BlockSet, PerStage};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// One evaluated candidate: the record of the journal and of the search trace.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,12 +21,31 @@ pub struct Evaluation {
     pub cost: f64,
 }
 
+/// A candidate evaluated on some of the objective's units.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UnitEvaluation {
+    removed: PerStage<Vec<usize>>,
+    /// Unit and cost.
+    unit_costs: Vec<(usize, f64)>,
+}
+
+/// A line of the journal.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Record {
+    Whole(Evaluation),
+    Units(UnitEvaluation),
+}
+
 /// Costs known so far, in the order in which they became known.
 pub struct Ledger<'a> {
     objective: &'a dyn Objective,
     known: BTreeMap<PerStage<BlockSet>, f64>,
+    /// Costs on single units, of candidates that were raced.
+    on_units: BTreeMap<PerStage<BlockSet>, BTreeMap<usize, f64>>,
     trace: Vec<Evaluation>,
-    journal: Option<Journal<Evaluation>>,
+    journal: Option<Journal<Record>>,
     reused: usize,
 }
 
@@ -36,6 +55,7 @@ impl<'a> Ledger<'a> {
         Self {
             objective,
             known: BTreeMap::new(),
+            on_units: BTreeMap::new(),
             trace: Vec::new(),
             journal: None,
             reused: 0,
@@ -49,19 +69,30 @@ impl<'a> Ledger<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Objective`](crate::Error::Objective) if the journal cannot be opened or holds blocks that do not exist.
+    /// [`Error::Objective`] if the journal cannot be opened or holds blocks that do not exist;
+    /// [`Error::UnknownUnit`] if it holds units that do not.
     pub fn resume(objective: &'a dyn Objective, path: &Path, fingerprint: &str) -> Result<Self> {
-        let (journal, evaluations) = Journal::<Evaluation>::resume(path, fingerprint)?;
+        let (journal, records) = Journal::<Record>::resume(path, fingerprint)?;
         let mut ledger = Self::in_memory(objective);
-        for evaluation in evaluations {
-            let set = |indices: &[usize]| {
-                BlockSet::from_indices(objective.depth(), indices.iter().copied())
-            };
-            let removed = PerStage {
-                prefill: set(&evaluation.removed.prefill)?,
-                decode: set(&evaluation.removed.decode)?,
-            };
-            ledger.remember(removed, evaluation.cost);
+        let depth = objective.depth();
+        for record in records {
+            match record {
+                Record::Whole(evaluation) => {
+                    ledger.remember(sets(depth, &evaluation.removed)?, evaluation.cost);
+                }
+                Record::Units(evaluation) => {
+                    let units = objective.units();
+                    if let Some(&(found, _)) = evaluation
+                        .unit_costs
+                        .iter()
+                        .find(|(unit, _)| *unit >= units)
+                    {
+                        return Err(Error::UnknownUnit { units, found });
+                    }
+                    ledger
+                        .remember_units(&sets(depth, &evaluation.removed)?, evaluation.unit_costs);
+                }
+            }
         }
         ledger.reused = ledger.trace.len();
         ledger.journal = Some(journal);
@@ -78,11 +109,35 @@ impl<'a> Ledger<'a> {
         &self.trace
     }
 
+    /// Candidates that were evaluated on some units only, and on how many.
+    pub fn dropped(&self) -> impl Iterator<Item = (&PerStage<BlockSet>, usize)> {
+        self.on_units
+            .iter()
+            .filter(|(removed, _)| !self.known.contains_key(removed))
+            .map(|(removed, costs)| (removed, costs.len()))
+    }
+
+    /// Number of units of which a cost is the mean.
+    pub fn units(&self) -> usize {
+        self.objective.units()
+    }
+
+    /// The cost of a candidate that was evaluated in full.
+    pub fn cost(&self, candidate: &PerStage<BlockSet>) -> Option<f64> {
+        self.known.get(candidate).copied()
+    }
+
+    /// Whether nothing would be evaluated twice if the candidate's costs on units were asked for.
+    pub(crate) fn can_race(&self, candidate: &PerStage<BlockSet>) -> bool {
+        let on_units = self.on_units.get(candidate).map_or(0, BTreeMap::len);
+        on_units == self.units() || !self.known.contains_key(candidate)
+    }
+
     /// The costs of `candidates`; only unknown ones are evaluated. `on_cost` hears of each that was.
     ///
     /// # Errors
     ///
-    /// [`Error::Objective`](crate::Error::Objective).
+    /// [`Error::Objective`].
     pub fn costs(
         &mut self,
         candidates: &[PerStage<BlockSet>],
@@ -99,13 +154,7 @@ impl<'a> Ledger<'a> {
         let evaluated = objective.costs(&unknown, &mut |index, cost| {
             let evaluation = self.remember(unknown[index].clone(), cost);
             on_cost(&evaluation);
-            match self.append(&evaluation) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
+            self.append(&Record::Whole(evaluation), &mut failed)
         });
         if let Some(error) = failed {
             return Err(error);
@@ -117,13 +166,85 @@ impl<'a> Ledger<'a> {
             .collect())
     }
 
-    fn remember(&mut self, removed: PerStage<BlockSet>, cost: f64) -> Evaluation {
-        let indices = PerStage {
-            prefill: removed.prefill.to_indices(),
-            decode: removed.decode.to_indices(),
+    /// The costs of `candidates` on `units`, `[candidate][unit]`; only unknown ones are evaluated. A
+    /// candidate whose last unit this was has its cost from then on.
+    ///
+    /// `on_units` hears for each candidate how many units were evaluated, and of its cost if it has one now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Objective`].
+    pub fn unit_costs(
+        &mut self,
+        candidates: &[PerStage<BlockSet>],
+        units: &[usize],
+        on_units: &mut (dyn FnMut(usize, Option<&Evaluation>) + Send),
+    ) -> Result<Vec<Vec<f64>>> {
+        // Candidates that lack the same units are evaluated together.
+        let mut lacking: BTreeMap<Vec<usize>, Vec<PerStage<BlockSet>>> = BTreeMap::new();
+        for candidate in candidates {
+            let known = self.on_units.entry(candidate.clone()).or_default();
+            let unknown = units.iter().filter(|unit| !known.contains_key(unit));
+            let unknown: Vec<usize> = unknown.copied().collect();
+            let together = lacking.entry(unknown).or_default();
+            if !together.contains(candidate) {
+                together.push(candidate.clone());
+            }
+        }
+        for (units, candidates) in lacking.iter().filter(|(units, _)| !units.is_empty()) {
+            self.evaluate_units(candidates, units, on_units)?;
+        }
+        let costs = |candidate| {
+            let known = &self.on_units[candidate];
+            units.iter().map(|unit| known[unit]).collect()
         };
+        Ok(candidates.iter().map(costs).collect())
+    }
+
+    fn evaluate_units(
+        &mut self,
+        candidates: &[PerStage<BlockSet>],
+        units: &[usize],
+        on_units: &mut (dyn FnMut(usize, Option<&Evaluation>) + Send),
+    ) -> Result<()> {
+        let mut failed = None;
+        let objective = self.objective;
+        let evaluated = objective.unit_costs(candidates, units, &mut |index, costs| {
+            let removed = &candidates[index];
+            let costs: Vec<_> = units.iter().copied().zip(costs.iter().copied()).collect();
+            let whole = self.remember_units(removed, costs.clone());
+            on_units(costs.len(), whole.as_ref());
+            let evaluation = UnitEvaluation {
+                removed: indices(removed),
+                unit_costs: costs,
+            };
+            self.append(&Record::Units(evaluation), &mut failed)
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        evaluated?;
+        Ok(())
+    }
+
+    /// Returns the whole evaluation if these units complete it.
+    fn remember_units(
+        &mut self,
+        removed: &PerStage<BlockSet>,
+        unit_costs: Vec<(usize, f64)>,
+    ) -> Option<Evaluation> {
+        let known = self.on_units.entry(removed.clone()).or_default();
+        known.extend(unit_costs);
+        if known.len() < self.objective.units() || self.known.contains_key(removed) {
+            return None;
+        }
+        let costs: Vec<f64> = known.values().copied().collect();
+        Some(self.remember(removed.clone(), mean_cost(&costs)))
+    }
+
+    fn remember(&mut self, removed: PerStage<BlockSet>, cost: f64) -> Evaluation {
         let evaluation = Evaluation {
-            removed: indices,
+            removed: indices(&removed),
             cost,
         };
         self.known.insert(removed, cost);
@@ -131,12 +252,32 @@ impl<'a> Ledger<'a> {
         evaluation
     }
 
-    fn append(&mut self, evaluation: &Evaluation) -> Result<()> {
-        Ok(self
-            .journal
-            .as_mut()
-            .map_or(Ok(()), |journal| journal.append(evaluation))?)
+    /// Breaks off with the error in `failed` if the record cannot be written.
+    fn append(&mut self, record: &Record, failed: &mut Option<Error>) -> ControlFlow<()> {
+        let journal = self.journal.as_mut();
+        match journal.map_or(Ok(()), |journal| journal.append(record)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                *failed = Some(error.into());
+                ControlFlow::Break(())
+            }
+        }
     }
+}
+
+fn indices(removed: &PerStage<BlockSet>) -> PerStage<Vec<usize>> {
+    PerStage {
+        prefill: removed.prefill.to_indices(),
+        decode: removed.decode.to_indices(),
+    }
+}
+
+fn sets(depth: usize, removed: &PerStage<Vec<usize>>) -> Result<PerStage<BlockSet>> {
+    let set = |indices: &[usize]| BlockSet::from_indices(depth, indices.iter().copied());
+    Ok(PerStage {
+        prefill: set(&removed.prefill)?,
+        decode: set(&removed.decode)?,
+    })
 }
 
 #[cfg(test)]

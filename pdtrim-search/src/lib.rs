@@ -8,6 +8,9 @@
 //! and answers from what it has written, so that a killed search goes on where it was. Costs are
 //! rounded and ties go to the lowest block, so a resumed search decides what an uninterrupted one does.
 //!
+//! [`Racing`] spares a search the windows on which a candidate need not be evaluated, for a stated
+//! probability of choosing another one.
+//!
 //! ```
 //! use pdtrim_core::{BlockSet, PerStage};
 //! use pdtrim_search::{Ledger, Problem, Sleb, Strategy, Target, Toy};
@@ -16,19 +19,22 @@
 //! let objective = Toy::new(vec![9.0, 2.0, 1.0, 3.0, 9.0]);
 //! let mut ledger = Ledger::in_memory(&objective);
 //! let problem = Problem::new(Target::Unified, &[0.5; 5], 2, true)?;
-//! let removed = Sleb.search(&problem, &mut ledger, &mut |_| {})?;
+//! let removed = Sleb::default().search(&problem, &mut ledger, &mut |_| {})?;
 //! assert_eq!(removed.to_indices(), [1, 2]);
 //! # Ok::<(), pdtrim_search::Error>(())
 //! ```
 
+mod draw;
 mod error;
 mod ledger;
 mod problem;
+mod race;
 mod strategy;
 mod toy;
 
 pub use error::{Error, Result};
 pub use ledger::{Evaluation, Ledger};
 pub use problem::{Problem, Target};
+pub use race::Racing;
 pub use strategy::{Random, ShortGpt, Sleb, Step, Strategy};
 pub use toy::Toy;

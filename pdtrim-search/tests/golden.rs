@@ -11,7 +11,7 @@ mod reference;
 
 use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Placement, Rows};
 use pdtrim_core::{BlockSet, Boundary, PerStage};
-use pdtrim_search::{Ledger, Problem, ShortGpt, Sleb, Step, Strategy, Target};
+use pdtrim_search::{Ledger, Problem, Racing, ShortGpt, Sleb, Step, Strategy, Target};
 use reference::{Reference, indices, reference};
 
 fn calibration(reference: &Reference) -> Calibration {
@@ -19,13 +19,13 @@ fn calibration(reference: &Reference) -> Calibration {
     Calibration::from_tokens("test", &tokens, 16, 128, Placement::Contiguous).unwrap()
 }
 
-fn greedy(reference: &Reference, count: usize) {
+fn greedy(reference: &Reference, count: usize, sleb: Sleb) {
     let calibration = calibration(reference);
     let loss = CalibrationLoss::new(&reference.model, &calibration, Rows::All, Boundary::Prefill);
     let problem = Problem::new(Target::Unified, &vec![0.0; loss.depth()], count, true).unwrap();
     let mut ledger = Ledger::in_memory(&loss);
     let mut chosen = Vec::new();
-    Sleb.search(&problem, &mut ledger, &mut |step| {
+    sleb.search(&problem, &mut ledger, &mut |step| {
         if let Step::Chosen { block, cost } = step {
             chosen.push((block.index(), cost.unwrap()));
         }
@@ -43,6 +43,12 @@ fn greedy(reference: &Reference, count: usize) {
         assert_eq!(*block as u64, expected["removed"].as_u64().unwrap());
         let expected = expected["mean_nll"].as_f64().unwrap();
         assert!((cost - expected).abs() < 2e-4 * expected);
+    }
+    let dropped: usize = ledger.dropped().map(|(_, windows)| windows).sum();
+    let evaluated = dropped + ledger.trace().len() * loss.units();
+    println!("{evaluated} evaluations of a candidate on a window");
+    if sleb.racing.error() > 0.0 {
+        return;
     }
     // Every single removal, which the first step measures.
     let depth = loss.depth();
@@ -62,14 +68,22 @@ fn greedy(reference: &Reference, count: usize) {
 #[test]
 fn the_first_greedy_step_is_the_references() {
     let Some(reference) = reference() else { return };
-    greedy(&reference, 1);
+    greedy(&reference, 1, Sleb::default());
 }
 
 #[test]
 #[ignore = "six greedy steps take minutes: cargo test --release -- --ignored"]
 fn sleb_removes_the_references_six_blocks_in_its_order() {
     let Some(reference) = reference() else { return };
-    greedy(&reference, 6);
+    greedy(&reference, 6, Sleb::default());
+}
+
+#[test]
+#[ignore = "six greedy steps take minutes: cargo test --release -- --ignored"]
+fn racing_sleb_removes_the_references_six_blocks_in_its_order() {
+    let Some(reference) = reference() else { return };
+    let racing = Racing::new(0.01, 0).unwrap();
+    greedy(&reference, 6, Sleb { racing });
 }
 
 #[test]

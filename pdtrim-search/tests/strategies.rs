@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 fn strategies() -> Vec<Box<dyn Strategy>> {
     vec![
-        Box::new(Sleb),
+        Box::new(Sleb::default()),
         Box::new(ShortGpt),
         Box::new(Random { seed: 3 }),
     ]
@@ -49,7 +49,7 @@ proptest! {
     fn sleb_finds_the_cheapest_set_when_costs_add_up(costs in proptest::collection::vec(0.0_f64..9.0, 4..12)) {
         let depth = costs.len();
         let problem = Problem::new(Target::Unified, &vec![0.0; depth], depth / 2, false).unwrap();
-        let removed = search(&Sleb, &problem, &costs);
+        let removed = search(&Sleb::default(), &problem, &costs);
         let dearest = removed.iter().map(|id| costs[id.index()]).fold(0.0, f64::max);
         prop_assert!(removed.complement().iter().all(|id| costs[id.index()] >= dearest));
     }
@@ -58,7 +58,10 @@ proptest! {
 #[test]
 fn ties_go_to_the_lowest_block() {
     let problem = Problem::new(Target::Prefill, &[0.5; 6], 2, true).unwrap();
-    assert_eq!(search(&Sleb, &problem, &[1.0; 6]).to_indices(), [1, 2]);
+    assert_eq!(
+        search(&Sleb::default(), &problem, &[1.0; 6]).to_indices(),
+        [1, 2]
+    );
     assert_eq!(search(&ShortGpt, &problem, &[1.0; 6]).to_indices(), [1, 2]);
 }
 
@@ -115,7 +118,7 @@ fn sleb_measures_again_after_each_removal() {
     let problem = Problem::new(Target::Unified, &[0.0; 5], 2, true).unwrap();
     let mut ledger = Ledger::in_memory(&Interacting);
     let mut chosen = Vec::new();
-    let removed = Sleb.search(&problem, &mut ledger, &mut |step| {
+    let removed = Sleb::default().search(&problem, &mut ledger, &mut |step| {
         if let Step::Chosen { block, .. } = step {
             chosen.push(block.index());
         }
@@ -131,17 +134,21 @@ fn a_search_stopped_anywhere_and_resumed_decides_the_same() {
     let costs: Vec<f64> = (0..12).map(|block| f64::from((block * 7) % 12)).collect();
     let toy = Toy::new(costs.clone());
     let problem = Problem::new(Target::Unified, &[0.0; 12], 4, true).unwrap();
-    let whole = search(&Sleb, &problem, &costs);
+    let whole = search(&Sleb::default(), &problem, &costs);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal.jsonl");
     let mut ledger = Ledger::resume(&toy, &path, "toy").unwrap();
-    Sleb.search(&problem, &mut ledger, &mut |_| {}).unwrap();
+    Sleb::default()
+        .search(&problem, &mut ledger, &mut |_| {})
+        .unwrap();
     let journal = std::fs::read(&path).unwrap();
     for cut in (0..=journal.len()).step_by(17) {
         std::fs::write(&path, &journal[..cut]).unwrap();
         let mut ledger = Ledger::resume(&toy, &path, "toy").unwrap();
         assert_eq!(
-            Sleb.search(&problem, &mut ledger, &mut |_| {}).unwrap(),
+            Sleb::default()
+                .search(&problem, &mut ledger, &mut |_| {})
+                .unwrap(),
             whole
         );
         assert_eq!(std::fs::read(&path).unwrap(), journal, "cut at {cut}");

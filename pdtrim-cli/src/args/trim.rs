@@ -1,10 +1,11 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use pdtrim_core::{Boundary, KvFill};
 use pdtrim_kv::Selection;
+use pdtrim_search::Racing;
 use serde::{Deserialize, Serialize};
 
 use super::{DEFAULT_MODEL, DtypeArg, ModelArgs};
@@ -38,6 +39,10 @@ pub(crate) struct TrimArgs {
     /// How blocks are chosen [default: sleb].
     #[arg(long, value_enum)]
     pub(crate) strategy: Option<StrategyArg>,
+    /// Let sleb drop candidates that can no longer win before they have seen all windows: each removal
+    /// is then another than the full evaluation's with at most this probability [default: 0].
+    #[arg(long, value_name = "P")]
+    pub(crate) race_error: Option<f64>,
     /// Also let the first and the last block be removed.
     #[arg(long)]
     pub(crate) unprotected_ends: bool,
@@ -119,6 +124,7 @@ pub(crate) struct TrimConfig {
     pub(crate) prefill_count: usize,
     pub(crate) decode_count: usize,
     pub(crate) strategy: StrategyArg,
+    pub(crate) race_error: f64,
     pub(crate) unprotected_ends: bool,
     pub(crate) independent: bool,
     pub(crate) boundary: Boundary,
@@ -148,6 +154,7 @@ impl Default for TrimConfig {
             prefill_count: 2,
             decode_count: 4,
             strategy: StrategyArg::Sleb,
+            race_error: 0.0,
             unprotected_ends: false,
             independent: false,
             boundary: Boundary::Prefill,
@@ -191,6 +198,7 @@ impl TrimConfig {
         set(&mut config.prefill_count, args.prefill_count);
         set(&mut config.decode_count, args.decode_count);
         set(&mut config.strategy, args.strategy);
+        set(&mut config.race_error, args.race_error);
         set(&mut config.boundary, args.boundary);
         set(&mut config.kv_factor, args.kv_factor);
         set(&mut config.kv_selection, args.kv_selection);
@@ -206,7 +214,12 @@ impl TrimConfig {
             factor >= 1.0 && factor.is_finite(),
             "kv-factor must be a number of at least 1, found {factor}"
         );
+        config.racing()?;
         Ok(config)
+    }
+
+    pub(crate) fn racing(&self) -> Result<Racing> {
+        Racing::new(self.race_error, self.seed).context("race-error")
     }
 
     pub(crate) fn kv_fill(&self) -> KvFill {
@@ -292,5 +305,14 @@ mod tests {
     #[test]
     fn a_factor_below_one_is_refused() {
         assert!(resolve(&["--kv-factor", "0.5"]).is_err());
+    }
+
+    #[test]
+    fn a_probability_of_one_is_refused_and_the_message_names_the_flag() {
+        let error = format!("{:#}", resolve(&["--race-error", "1"]).unwrap_err());
+        assert!(
+            error.contains("race-error") && error.contains("found 1"),
+            "{error}"
+        );
     }
 }

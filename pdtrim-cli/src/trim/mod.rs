@@ -173,6 +173,7 @@ impl Run {
             version: PLAN_VERSION,
             method: search.method.to_owned(),
             seed: config.seed,
+            race_error: config.race_error,
             boundary: config.boundary,
             kv_fill: config.kv_fill(),
             repair: Repair::None,

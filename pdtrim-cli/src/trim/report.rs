@@ -312,8 +312,16 @@ fn search_section(measured: &Measured) -> Section {
         }],
         annotations: decode_begins.into_iter().collect(),
     };
+    let dropped = &measured.search.dropped;
+    let raced = match dropped.len() {
+        0 => String::new(),
+        count => format!(
+            ", and {count} candidates dropped after {:.1} windows on average",
+            dropped.iter().sum::<usize>() as f64 / count as f64
+        ),
+    };
     let text = format!(
-        "{} evaluations. Prefill alone costs {:.3} nats a token (dense {:.3}), both stages {:.3}.",
+        "{} evaluations{raced}. Prefill alone costs {:.3} nats a token (dense {:.3}), both stages {:.3}.",
         trace.len(),
         measured.search.cost_prefill,
         measured.search.cost_dense,

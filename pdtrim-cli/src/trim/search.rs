@@ -17,12 +17,16 @@ pub(super) struct Found {
     pub(super) cost_prefill: f64,
     pub(super) cost: f64,
     pub(super) trace: Vec<Evaluation>,
+    /// On how many windows each candidate was evaluated that a race dropped.
+    pub(super) dropped: Vec<usize>,
 }
 
 pub(super) fn run(run: &Run, loss: &CalibrationLoss<'_>, redundancy: &Redundancy) -> Result<Found> {
     let config = &run.config;
     let strategy: Box<dyn Strategy> = match config.strategy {
-        StrategyArg::Sleb => Box::new(Sleb),
+        StrategyArg::Sleb => Box::new(Sleb {
+            racing: config.racing()?,
+        }),
         StrategyArg::Shortgpt => Box::new(ShortGpt),
         StrategyArg::Random => Box::new(Random { seed: config.seed }),
     };
@@ -98,6 +102,7 @@ pub(super) fn run(run: &Run, loss: &CalibrationLoss<'_>, redundancy: &Redundancy
         cost_prefill,
         cost,
         trace: ledger.trace().to_vec(),
+        dropped: ledger.dropped().map(|(_, windows)| windows).collect(),
     })
 }
 
@@ -115,10 +120,14 @@ fn one(
         ));
     }
     let step = run.progress.step(what, 0);
+    let mut settled = 0;
     let removed = strategy.search(problem, ledger, &mut |event| match event {
         Step::Planned(evaluations) => step.set_total(evaluations),
-        Step::Evaluated(_) => step.advance(),
-        Step::Chosen { .. } => {}
+        Step::Settled(evaluations) => {
+            settled += evaluations;
+            step.set_done(settled);
+        }
+        Step::Evaluated(_) | Step::Chosen { .. } => {}
     })?;
     drop(step);
     run.progress.say(&format!("{what}: blocks {removed}"));

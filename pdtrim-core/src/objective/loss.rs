@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::stream::{Passage, Split, Stream, last_position, send};
-use super::{Calibration, Objective, OnCost};
+use super::{Calibration, Objective, OnCost, OnUnitCosts, mean_cost};
 use crate::block::{BlockId, BlockSet};
 use crate::cache::{BlockCache, KvCache};
 use crate::error::{Error, Result};
@@ -42,9 +42,10 @@ struct DecodeChoice<'t> {
     transfer: &'t dyn CacheTransfer,
 }
 
-/// Prefill's side of every window for one P: what candidates that differ in decode only share.
+/// Prefill's side of some windows for one P: what candidates that differ in decode only share.
 pub(super) struct PromptRun {
     prefill: BlockSet,
+    units: Vec<usize>,
     pub(super) groups: Vec<PromptGroup>,
 }
 
@@ -64,7 +65,8 @@ pub struct CalibrationLoss<'a> {
     pub(super) calibration: &'a Calibration,
     pub(super) rows: Rows,
     pub(super) boundary: Boundary,
-    prompt_run: Mutex<Option<Arc<PromptRun>>>,
+    /// All for the same P, no window in two of them.
+    prompt_runs: Mutex<Vec<Arc<PromptRun>>>,
 }
 
 impl<'a> CalibrationLoss<'a> {
@@ -80,7 +82,7 @@ impl<'a> CalibrationLoss<'a> {
             calibration,
             rows,
             boundary,
-            prompt_run: Mutex::new(None),
+            prompt_runs: Mutex::new(Vec::new()),
         }
     }
 
@@ -135,13 +137,25 @@ impl<'a> CalibrationLoss<'a> {
         let forks = candidates
             .iter()
             .map(|candidate| candidate.differs_from.map_or(depth, BlockId::index));
-        self.decode_costs(
+        let on_costs: &mut OnUnitCosts<'_> = &mut |n, costs| on_cost(n, mean_cost(costs));
+        let costs = self.decode_costs(
             &removed.prefill,
             &choice(base),
             &choices,
             forks.collect(),
-            &Report::new(on_cost),
-        )
+            &self.all_units(),
+            &Report::new(on_costs),
+        )?;
+        Ok(costs.iter().map(|costs| mean_cost(costs)).collect())
+    }
+
+    pub(super) fn all_units(&self) -> Vec<usize> {
+        (0..self.units()).collect()
+    }
+
+    pub(super) fn windows(&self, units: &[usize]) -> Vec<&'a [u32]> {
+        let window = |&unit: &usize| &*self.calibration.windows()[unit];
+        units.iter().map(window).collect()
     }
 
     pub(super) fn passage(&self) -> Passage<'_> {
@@ -152,8 +166,12 @@ impl<'a> CalibrationLoss<'a> {
     }
 
     /// The continuations' embeddings, group by group.
-    pub(super) fn continuations(&self, passage: &Passage<'_>) -> Result<Vec<Stream>> {
-        let mut streams = passage.enter(self.calibration.windows())?;
+    pub(super) fn continuations(
+        &self,
+        passage: &Passage<'_>,
+        units: &[usize],
+    ) -> Result<Vec<Stream>> {
+        let mut streams = passage.enter(&self.windows(units))?;
         for stream in &mut streams {
             stream.prompt = None;
         }
@@ -172,26 +190,31 @@ impl<'a> CalibrationLoss<'a> {
         }
     }
 
-    /// Prefill's side for `prefill`, computed once for as long as P stays the same.
-    pub(super) fn prompt_run(&self, prefill: &BlockSet) -> Result<Arc<PromptRun>> {
+    /// Prefill's side for `prefill` on some windows, computed once for as long as P stays the same.
+    pub(super) fn prompt_run(&self, prefill: &BlockSet, units: &[usize]) -> Result<Arc<PromptRun>> {
         let mut known = self
-            .prompt_run
+            .prompt_runs
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(run) = known.as_ref().filter(|run| run.prefill == *prefill) {
+        let is_asked = |run: &&Arc<PromptRun>| run.prefill == *prefill && run.units == units;
+        if let Some(run) = known.iter().find(is_asked) {
             return Ok(Arc::clone(run));
         }
-        *known = None;
+        let overlaps = |run: &PromptRun| run.units.iter().any(|unit| units.contains(unit));
+        known.retain(|run| run.prefill == *prefill && !overlaps(run));
         let passage = self.passage();
-        let streams = passage.enter(self.calibration.windows())?;
+        let streams = passage.enter(&self.windows(units))?;
         let groups = streams
             .into_iter()
             .map(|stream| self.run_prompt(&passage, prefill, stream))
             .collect();
-        Ok(Arc::clone(known.insert(Arc::new(PromptRun {
+        let run = Arc::new(PromptRun {
             prefill: prefill.clone(),
+            units: units.to_vec(),
             groups,
-        }))))
+        });
+        known.push(Arc::clone(&run));
+        Ok(run)
     }
 
     fn run_prompt(
@@ -224,10 +247,12 @@ impl<'a> CalibrationLoss<'a> {
         base: &DecodeChoice<'_>,
         choices: &[DecodeChoice<'_>],
         forks: Vec<usize>,
+        units: &[usize],
         report: &Report<'_, '_>,
-    ) -> Result<Vec<f64>> {
+    ) -> Result<Vec<Vec<f64>>> {
         let passage = self.passage();
-        let run = self.prompt_run(prefill)?;
+        let windows = self.windows(units);
+        let run = self.prompt_run(prefill, units)?;
         let run = &*run;
         let step = |id: BlockId, choice: &DecodeChoice<'_>, streams: &mut Vec<Stream>| {
             if choice.decode.contains(id) {
@@ -251,7 +276,7 @@ impl<'a> CalibrationLoss<'a> {
                 .map(|(stream, group)| group_size(stream, group))
                 .collect();
             let last = run.groups.iter().map(|group| group.last.clone());
-            self.leave_groups(&passage, &sizes, last, streams)
+            leave_groups(&passage, &windows, &sizes, last, streams)
         };
         let sweep = Sweep {
             depth: self.depth(),
@@ -260,16 +285,18 @@ impl<'a> CalibrationLoss<'a> {
             step: &step,
             leave: &leave,
         };
-        sweep.run(forks, self.continuations(&passage)?, report)
+        sweep.run(forks, self.continuations(&passage, units)?, report)
     }
 
     /// Candidates that differ in P: both stages run, block by block.
     fn both_costs(
         &self,
         candidates: &[PerStage<BlockSet>],
+        units: &[usize],
         report: &Report<'_, '_>,
-    ) -> Result<Vec<f64>> {
+    ) -> Result<Vec<Vec<f64>>> {
         let passage = self.passage();
+        let windows = self.windows(units);
         let step = |id: BlockId, removed: &PerStage<BlockSet>, streams: &mut Vec<Stream>| {
             for stream in streams {
                 passage.step(id, removed, stream);
@@ -286,7 +313,7 @@ impl<'a> CalibrationLoss<'a> {
                 .iter()
                 .map(|stream| stream.prompt.as_ref().map(last_position))
                 .collect();
-            self.leave_groups(&passage, &sizes, last.into_iter(), streams)
+            leave_groups(&passage, &windows, &sizes, last.into_iter(), streams)
         };
         let base = common(candidates);
         let forks = candidates
@@ -300,25 +327,7 @@ impl<'a> CalibrationLoss<'a> {
             step: &step,
             leave: &leave,
         };
-        sweep.run(forks, passage.enter(self.calibration.windows())?, report)
-    }
-
-    fn leave_groups(
-        &self,
-        passage: &Passage<'_>,
-        sizes: &[usize],
-        last: impl Iterator<Item = Option<Tensor<2>>>,
-        streams: Vec<Stream>,
-    ) -> f64 {
-        let mut windows = self.calibration.windows();
-        let mut total = (0.0, 0);
-        for ((size, last), stream) in sizes.iter().zip(last).zip(streams) {
-            let (group, rest) = windows.split_at(*size);
-            windows = rest;
-            let (sum, count) = passage.leave(group, last, stream.continuation);
-            total = (total.0 + sum, total.1 + count);
-        }
-        rounded(total)
+        sweep.run(forks, passage.enter(&windows)?, report)
     }
 }
 
@@ -327,22 +336,40 @@ impl Objective for CalibrationLoss<'_> {
         self.model.dims().n_blocks
     }
 
+    fn units(&self) -> usize {
+        self.calibration.windows().len()
+    }
+
     fn costs(
         &self,
         candidates: &[PerStage<BlockSet>],
         on_cost: &mut OnCost<'_>,
     ) -> Result<Vec<f64>> {
+        let on_costs: &mut OnUnitCosts<'_> = &mut |n, costs| on_cost(n, mean_cost(costs));
+        let costs = self.unit_costs(candidates, &self.all_units(), on_costs)?;
+        Ok(costs.iter().map(|costs| mean_cost(costs)).collect())
+    }
+
+    fn unit_costs(
+        &self,
+        candidates: &[PerStage<BlockSet>],
+        units: &[usize],
+        on_costs: &mut OnUnitCosts<'_>,
+    ) -> Result<Vec<Vec<f64>>> {
         let Some(first) = candidates.first() else {
             return Ok(Vec::new());
         };
+        if units.is_empty() {
+            return Ok(vec![Vec::new(); candidates.len()]);
+        }
         self.check_length()?;
-        let report = Report::new(on_cost);
+        let report = Report::new(on_costs);
         let shared_prefill = candidates
             .iter()
             .all(|candidate| candidate.prefill == first.prefill);
         // With all rows there is no prompt, so P does not matter.
         if !shared_prefill && self.rows != Rows::All {
-            return self.both_costs(candidates, &report);
+            return self.both_costs(candidates, units, &report);
         }
         let base = common(candidates);
         let forks = candidates
@@ -362,26 +389,45 @@ impl Objective for CalibrationLoss<'_> {
             &choice(&base.decode),
             &choices,
             forks,
+            units,
             &report,
         )
     }
 }
 
+/// The costs of `windows`, whose streams come in groups of these sizes.
+fn leave_groups(
+    passage: &Passage<'_>,
+    windows: &[&[u32]],
+    sizes: &[usize],
+    last: impl Iterator<Item = Option<Tensor<2>>>,
+    streams: Vec<Stream>,
+) -> Vec<f64> {
+    let mut rest = windows;
+    let mut costs = Vec::with_capacity(windows.len());
+    for ((size, last), stream) in sizes.iter().zip(last).zip(streams) {
+        let (group, after) = rest.split_at(*size);
+        rest = after;
+        costs.extend(passage.leave(group, last, stream.continuation));
+    }
+    costs
+}
+
 /// Passes costs on to the caller, from whichever thread has one.
 struct Report<'f, 'c> {
-    on_cost: Mutex<&'f mut OnCost<'c>>,
+    on_costs: Mutex<&'f mut OnUnitCosts<'c>>,
 }
 
 impl<'f, 'c> Report<'f, 'c> {
-    fn new(on_cost: &'f mut OnCost<'c>) -> Self {
+    fn new(on_costs: &'f mut OnUnitCosts<'c>) -> Self {
         Self {
-            on_cost: Mutex::new(on_cost),
+            on_costs: Mutex::new(on_costs),
         }
     }
 
-    fn send(&self, candidate: usize, cost: f64) -> Result<()> {
-        let mut on_cost = self.on_cost.lock().unwrap_or_else(PoisonError::into_inner);
-        match on_cost(candidate, cost) {
+    fn send(&self, candidate: usize, costs: &[f64]) -> Result<()> {
+        let mut on_costs = self.on_costs.lock().unwrap_or_else(PoisonError::into_inner);
+        match on_costs(candidate, costs) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::Stopped),
         }
@@ -402,7 +448,7 @@ impl<C, S, L> Sweep<'_, C, S, L>
 where
     C: Sync,
     S: Fn(BlockId, &C, &mut Vec<Stream>) -> Result<()> + Sync,
-    L: Fn(Vec<Stream>) -> f64 + Sync,
+    L: Fn(Vec<Stream>) -> Vec<f64> + Sync,
 {
     /// `forks[n]` is the first block in which candidate n differs.
     fn run(
@@ -410,7 +456,7 @@ where
         forks: Vec<usize>,
         mut streams: Vec<Stream>,
         report: &Report<'_, '_>,
-    ) -> Result<Vec<f64>> {
+    ) -> Result<Vec<Vec<f64>>> {
         let mut forks: Vec<(usize, usize)> = forks.into_iter().zip(0..).collect();
         forks.sort_unstable();
         let mut starts = Vec::with_capacity(forks.len());
@@ -427,16 +473,16 @@ where
             for id in (block..self.depth).map(BlockId::new) {
                 (self.step)(id, &self.candidates[candidate], &mut streams)?;
             }
-            let cost = (self.leave)(streams);
-            report.send(candidate, cost)?;
-            Ok((candidate, cost))
+            let costs = (self.leave)(streams);
+            report.send(candidate, &costs)?;
+            Ok((candidate, costs))
         };
         // One candidate a task: rayon would otherwise hand out runs of neighbours, the longest
         // suffixes first.
         let costs = starts.into_par_iter().with_max_len(1).map(run);
-        let mut costs: Vec<(usize, f64)> = costs.collect::<Result<_>>()?;
+        let mut costs: Vec<(usize, Vec<f64>)> = costs.collect::<Result<_>>()?;
         costs.sort_unstable_by_key(|&(candidate, _)| candidate);
-        Ok(costs.into_iter().map(|(_, cost)| cost).collect())
+        Ok(costs.into_iter().map(|(_, costs)| costs).collect())
     }
 }
 
@@ -465,8 +511,4 @@ fn group_size(stream: &Stream, group: &PromptGroup) -> usize {
     continuation
         .or_else(|| group.last.as_ref().map(|last| last.dims()[0]))
         .unwrap_or(0)
-}
-
-fn rounded((sum, count): (f64, usize)) -> f64 {
-    (sum / count as f64 * 1e6).round() / 1e6
 }

@@ -20,10 +20,32 @@ pub use profile::{AttentionProfile, Redundancy};
 /// Called with a candidate's index and cost as soon as it is known; [`ControlFlow::Break`] stops the rest.
 pub type OnCost<'a> = dyn FnMut(usize, f64) -> ControlFlow<()> + Send + 'a;
 
+/// Called with a candidate's index and its costs on the asked units as soon as they are known;
+/// [`ControlFlow::Break`] stops the rest.
+pub type OnUnitCosts<'a> = dyn FnMut(usize, &[f64]) -> ControlFlow<()> + Send + 'a;
+
+/// Costs are multiples of this, so that a run on more threads decides the same.
+pub const COST_RESOLUTION: f64 = 1e-6;
+
+/// What a candidate costs whose costs on all units are these: their mean, summed in the order given
+/// and rounded to [`COST_RESOLUTION`].
+pub fn mean_cost(unit_costs: &[f64]) -> f64 {
+    let mean = unit_costs.iter().sum::<f64>() / unit_costs.len() as f64;
+    (mean * 1e6).round() / 1e6
+}
+
 /// Something that a choice of removed blocks costs; lower is better.
 pub trait Objective: Sync {
     /// Number of blocks of the model.
     fn depth(&self) -> usize;
+
+    /// Number of parts, calibration windows say, of which a cost is the mean; at least 1.
+    ///
+    /// An objective of several implements [`unit_costs`](Self::unit_costs) and keeps to this: a
+    /// candidate's cost is [`mean_cost`] of its costs on units 0, 1, 2, ….
+    fn units(&self) -> usize {
+        1
+    }
 
     /// The cost of each candidate, in the order given. `on_cost` hears of each as soon as it is
     /// known, in any order, so that a caller can keep what was computed before a kill.
@@ -36,6 +58,25 @@ pub trait Objective: Sync {
         candidates: &[PerStage<BlockSet>],
         on_cost: &mut OnCost<'_>,
     ) -> Result<Vec<f64>>;
+
+    /// The cost of each candidate on each of `units`, `[candidate][unit]` in the orders given; `units`
+    /// are different and below [`units`](Self::units). As given here, it is for an objective of one unit.
+    ///
+    /// # Errors
+    ///
+    /// As [`costs`](Self::costs).
+    fn unit_costs(
+        &self,
+        candidates: &[PerStage<BlockSet>],
+        units: &[usize],
+        on_costs: &mut OnUnitCosts<'_>,
+    ) -> Result<Vec<Vec<f64>>> {
+        if units.is_empty() {
+            return Ok(vec![Vec::new(); candidates.len()]);
+        }
+        let costs = self.costs(candidates, &mut |n, cost| on_costs(n, &[cost]))?;
+        Ok(costs.into_iter().map(|cost| vec![cost]).collect())
+    }
 }
 
 /// Where windows are cut from a text.

@@ -63,7 +63,7 @@ impl CalibrationLoss<'_> {
             split,
         };
         let mut means = PerStage::both(vec![Mean::default(); depth]);
-        for mut stream in passage.enter(self.calibration.windows())? {
+        for mut stream in passage.enter(&self.windows(&self.all_units()))? {
             for id in (0..depth).map(BlockId::new) {
                 let before = stream.clone();
                 passage.step(id, &dense, &mut stream);
@@ -92,10 +92,12 @@ impl CalibrationLoss<'_> {
     /// [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange).
     pub fn attention_profile(&self, removed: &PerStage<BlockSet>) -> Result<AttentionProfile> {
         let passage = self.passage();
-        let run = self.prompt_run(&removed.prefill)?;
+        let units = self.all_units();
+        let run = self.prompt_run(&removed.prefill, &units)?;
         let mut sums: Vec<Option<Vec<f64>>> = vec![None; self.model.dims().n_blocks];
         let mut queries = 0;
-        for (stream, group) in self.continuations(&passage)?.into_iter().zip(&run.groups) {
+        let streams = self.continuations(&passage, &units)?;
+        for (stream, group) in streams.into_iter().zip(&run.groups) {
             let Some(mut hidden) = stream.continuation else {
                 continue;
             };

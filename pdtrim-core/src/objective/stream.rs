@@ -72,7 +72,7 @@ pub(super) struct Passage<'a> {
 
 impl Passage<'_> {
     /// Embeds the windows, in groups.
-    pub(super) fn enter(&self, windows: &[Vec<u32>]) -> Result<Vec<Stream>> {
+    pub(super) fn enter(&self, windows: &[&[u32]]) -> Result<Vec<Stream>> {
         let group = (GROUP_TOKENS / windows[0].len()).max(1);
         windows
             .chunks(group)
@@ -80,7 +80,7 @@ impl Passage<'_> {
             .collect()
     }
 
-    fn enter_group(&self, windows: &[Vec<u32>]) -> Result<Stream> {
+    fn enter_group(&self, windows: &[&[u32]]) -> Result<Stream> {
         let embed = |from: usize, to: usize| {
             let rows: Vec<&[u32]> = windows.iter().map(|window| &window[from..to]).collect();
             let embedded = |rows: &[&[u32]]| {
@@ -147,34 +147,33 @@ impl Passage<'_> {
             .run_block(id, hidden, TokenPosition(self.split.read), &mut cache)
     }
 
-    /// Sum of the negative log-likelihoods of a group's targets, and their number.
+    /// Mean negative log-likelihood of each window's targets, in nats.
     ///
     /// `last` are the prompt's final hidden states `[batch, hidden]`, wanted when prefill predicts.
     pub(super) fn leave(
         &self,
-        windows: &[Vec<u32>],
+        windows: &[&[u32]],
         last: Option<Tensor<2>>,
         continuation: Option<Tensor<3>>,
-    ) -> (f64, usize) {
+    ) -> Vec<f64> {
         let Split {
             read,
             fed,
             first_target,
         } = self.split;
-        let mut sum = 0.0;
-        let mut count = 0;
+        let mut sums = vec![0.0; windows.len()];
         let mut add = |hidden: Tensor<2>, targets: &[u32]| {
+            let per_window = targets.len() / windows.len();
             for (n, targets) in targets.chunks(HEAD_ROWS).enumerate() {
                 let rows = hidden.clone().narrow(0, n * HEAD_ROWS, targets.len());
                 let scores = token_scores(self.model.logits(rows), targets);
-                sum -= scores
-                    .iter()
-                    .map(|score| f64::from(score.logprob))
-                    .sum::<f64>();
-                count += scores.len();
+                for (row, score) in (n * HEAD_ROWS..).zip(scores) {
+                    sums[row / per_window] -= f64::from(score.logprob);
+                }
             }
         };
-        if first_target == read && read > 0 {
+        let predicted_by_prefill = first_target == read && read > 0;
+        if predicted_by_prefill {
             let last = last.expect("a prompt that predicts was run");
             let targets: Vec<u32> = windows.iter().map(|window| window[first_target]).collect();
             add(last, &targets);
@@ -189,7 +188,8 @@ impl Passage<'_> {
                 .collect();
             add(continuation.reshape([batch * seq, width]), &targets);
         }
-        (sum, count)
+        let count = fed - read + usize::from(predicted_by_prefill);
+        sums.into_iter().map(|sum| sum / count as f64).collect()
     }
 }
 

@@ -5,6 +5,7 @@ fn file(prefill: &[usize], decode: &[usize]) -> PlanFile {
         version: PLAN_VERSION,
         method: "manual".to_owned(),
         seed: 0,
+        race_error: 0.01,
         boundary: Boundary::Prefill,
         kv_fill: KvFill::Nested,
         repair: Repair::None,

@@ -17,9 +17,11 @@ use crate::problem::Problem;
 /// What a search has to tell while it runs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// So many evaluations are planned in all, as far as is known.
+    /// So many evaluations of a candidate on a unit are planned in all, as far as is known.
     Planned(usize),
-    /// A candidate was evaluated.
+    /// So many of them were made, had been made before, or turned out not to be needed.
+    Settled(usize),
+    /// A candidate's cost became known.
     Evaluated(Evaluation),
     /// A block was chosen; `cost` is that of the set so far, if the strategy measured it.
     Chosen {

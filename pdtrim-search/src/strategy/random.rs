@@ -3,6 +3,7 @@
 use pdtrim_core::BlockSet;
 
 use super::{Step, Strategy};
+use crate::draw::draw;
 use crate::error::Result;
 use crate::ledger::Ledger;
 use crate::problem::Problem;
@@ -35,14 +36,4 @@ impl Strategy for Random {
         }
         Ok(removed)
     }
-}
-
-/// A number below `n` by `SplitMix64`, whose stream is the same on every machine and in every release;
-/// the bias of the remainder is below n / 2^64.
-fn draw(state: &mut u64, n: usize) -> usize {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) % n as u64) as usize
 }
