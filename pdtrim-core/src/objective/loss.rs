@@ -204,10 +204,7 @@ impl<'a> CalibrationLoss<'a> {
         known.retain(|run| run.prefill == *prefill && !overlaps(run));
         let passage = self.passage();
         let streams = passage.enter(&self.windows(units))?;
-        let groups = streams
-            .into_iter()
-            .map(|stream| self.run_prompt(&passage, prefill, stream))
-            .collect();
+        let groups = self.run_prompts(&passage, prefill, streams);
         let run = Arc::new(PromptRun {
             prefill: prefill.clone(),
             units: units.to_vec(),
@@ -217,27 +214,30 @@ impl<'a> CalibrationLoss<'a> {
         Ok(run)
     }
 
-    fn run_prompt(
+    fn run_prompts(
         &self,
         passage: &Passage<'_>,
         prefill: &BlockSet,
-        mut stream: Stream,
-    ) -> PromptGroup {
+        mut streams: Vec<Stream>,
+    ) -> Vec<PromptGroup> {
         let depth = self.depth();
-        let mut cache = KvCache::empty(depth);
+        let mut caches = vec![KvCache::empty(depth); streams.len()];
         for id in (0..depth).map(BlockId::new) {
             let keeps = PerStage {
                 prefill: !prefill.contains(id),
                 decode: true,
             };
-            if let Some(block) = passage.step_prompt(id, keeps, &mut stream.prompt) {
-                cache.put_block(id, block);
+            for (stream, cache) in streams.iter_mut().zip(&mut caches) {
+                if let Some(block) = passage.step_prompt(id, keeps, &mut stream.prompt) {
+                    cache.put_block(id, block);
+                }
             }
         }
-        PromptGroup {
+        let group = |(cache, stream): (KvCache, Stream)| PromptGroup {
             cache,
             last: stream.prompt.as_ref().map(last_position),
-        }
+        };
+        caches.into_iter().zip(streams).map(group).collect()
     }
 
     /// Candidates that share P: the prompts' KV is known, only continuations run.
@@ -282,6 +282,7 @@ impl<'a> CalibrationLoss<'a> {
             depth: self.depth(),
             base,
             candidates: choices,
+            by_block: self.model.holds_one_block(),
             step: &step,
             leave: &leave,
         };
@@ -324,6 +325,7 @@ impl<'a> CalibrationLoss<'a> {
             depth: self.depth(),
             base: &base,
             candidates,
+            by_block: self.model.holds_one_block(),
             step: &step,
             leave: &leave,
         };
@@ -435,8 +437,10 @@ impl<'f, 'c> Report<'f, 'c> {
 }
 
 /// Moves the blocks that all candidates share through the stack once; at the first block in which a
-/// candidate differs from `base`, its own suffix starts from there. Suffixes run in parallel.
+/// candidate differs from `base`, its own suffix starts from there. Suffixes run in parallel, or, where
+/// going to another block costs reading it, all together block by block.
 struct Sweep<'s, C, S, L> {
+    by_block: bool,
     depth: usize,
     base: &'s C,
     candidates: &'s [C],
@@ -459,6 +463,9 @@ where
     ) -> Result<Vec<Vec<f64>>> {
         let mut forks: Vec<(usize, usize)> = forks.into_iter().zip(0..).collect();
         forks.sort_unstable();
+        if self.by_block {
+            return self.run_by_block(forks, streams, report);
+        }
         let mut starts = Vec::with_capacity(forks.len());
         let mut at = 0;
         for (block, candidate) in forks {
@@ -480,10 +487,48 @@ where
         // One candidate a task: rayon would otherwise hand out runs of neighbours, the longest
         // suffixes first.
         let costs = starts.into_par_iter().with_max_len(1).map(run);
-        let mut costs: Vec<(usize, Vec<f64>)> = costs.collect::<Result<_>>()?;
-        costs.sort_unstable_by_key(|&(candidate, _)| candidate);
-        Ok(costs.into_iter().map(|(_, costs)| costs).collect())
+        Ok(in_order(costs.collect::<Result<_>>()?))
     }
+
+    /// Each block is run by everything that needs it before the next one is. Costs are known at the end
+    /// only.
+    fn run_by_block(
+        &self,
+        forks: Vec<(usize, usize)>,
+        mut streams: Vec<Stream>,
+        report: &Report<'_, '_>,
+    ) -> Result<Vec<Vec<f64>>> {
+        let mut waiting = forks.into_iter().peekable();
+        let mut started: Vec<(usize, Vec<Stream>)> = Vec::new();
+        for block in 0..=self.depth {
+            while let Some((_, candidate)) = waiting.next_if(|&(fork, _)| fork == block) {
+                started.push((candidate, streams.clone()));
+            }
+            if block == self.depth {
+                break;
+            }
+            let id = BlockId::new(block);
+            for (candidate, streams) in &mut started {
+                (self.step)(id, &self.candidates[*candidate], streams)?;
+            }
+            if waiting.peek().is_some() {
+                (self.step)(id, self.base, &mut streams)?;
+            }
+        }
+        let leave = |(candidate, streams)| {
+            let costs = (self.leave)(streams);
+            report.send(candidate, &costs)?;
+            Ok((candidate, costs))
+        };
+        Ok(in_order(
+            started.into_iter().map(leave).collect::<Result<_>>()?,
+        ))
+    }
+}
+
+fn in_order(mut costs: Vec<(usize, Vec<f64>)>) -> Vec<Vec<f64>> {
+    costs.sort_unstable_by_key(|&(candidate, _)| candidate);
+    costs.into_iter().map(|(_, costs)| costs).collect()
 }
 
 /// What is removed in every candidate.

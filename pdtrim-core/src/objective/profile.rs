@@ -63,10 +63,11 @@ impl CalibrationLoss<'_> {
             split,
         };
         let mut means = PerStage::both(vec![Mean::default(); depth]);
-        for mut stream in passage.enter(&self.windows(&self.all_units()))? {
-            for id in (0..depth).map(BlockId::new) {
+        let mut streams = passage.enter(&self.windows(&self.all_units()))?;
+        for id in (0..depth).map(BlockId::new) {
+            for stream in &mut streams {
                 let before = stream.clone();
-                passage.step(id, &dense, &mut stream);
+                passage.step(id, &dense, stream);
                 if let (Some(input), Some(output)) = (before.prompt, &stream.prompt) {
                     means.prefill[id.index()].add(cosines(input, output.clone()));
                 }
@@ -95,21 +96,25 @@ impl CalibrationLoss<'_> {
         let units = self.all_units();
         let run = self.prompt_run(&removed.prefill, &units)?;
         let mut sums: Vec<Option<Vec<f64>>> = vec![None; self.model.dims().n_blocks];
-        let mut queries = 0;
-        let streams = self.continuations(&passage, &units)?;
-        for (stream, group) in streams.into_iter().zip(&run.groups) {
-            let Some(mut hidden) = stream.continuation else {
-                continue;
-            };
-            queries += hidden.dims()[0] * hidden.dims()[1];
-            for id in removed.decode.complement().iter() {
+        let mut streams = self.continuations(&passage, &units)?;
+        let fed = streams.iter().filter_map(|stream| {
+            let [batch, seq, _] = stream.continuation.as_ref()?.dims();
+            Some(batch * seq)
+        });
+        let queries: usize = fed.sum();
+        for id in removed.decode.complement().iter() {
+            for (stream, group) in streams.iter_mut().zip(&run.groups) {
+                let Some(hidden) = stream.continuation.take() else {
+                    continue;
+                };
                 let mut cache = match group.cache.block(id) {
                     Some(cache) => cache.clone(),
                     None => BlockCache::with_capacity(0),
                 };
                 let start = crate::cache::TokenPosition(passage.split.read);
                 let asked = self.model.queries(id, hidden.clone(), start);
-                hidden = self.model.run_block(id, hidden, start, &mut cache);
+                let hidden = self.model.run_block(id, hidden, start, &mut cache);
+                stream.continuation = Some(hidden);
                 let mass = attention_by_position(asked, cache.keys(), passage.split.read);
                 match &mut sums[id.index()] {
                     Some(sum) => sum
@@ -168,6 +173,8 @@ fn attention_by_position(queries: Tensor<4>, keys: Tensor<4>, n_prompt: usize) -
         .reshape([batch, places, n_heads, width])
         .permute([0, 2, 3, 1]);
     let scale = 1.0 / (width as f64).sqrt();
+    // On the CPU queries are f32 where keys are held as bf16.
+    let keys = keys.cast(queries.dtype());
     let scores = queries
         .swap_dims(1, 2)
         .matmul(keys)

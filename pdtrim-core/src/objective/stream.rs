@@ -11,15 +11,15 @@ use super::loss::Rows;
 use crate::block::{BlockId, BlockSet};
 use crate::cache::{BlockCache, KvCache, TokenPosition};
 use crate::error::Result;
-use crate::kernels::{select_rows, token_scores};
+use crate::kernels::select_rows;
 use crate::model::{BlockModel, token_tensor};
 use crate::pipeline::CacheTransfer;
 use crate::stage::{Boundary, PerStage};
 
 /// Tokens that run through a block as one batch; more would only cost memory.
 const GROUP_TOKENS: usize = 4096;
-/// Rows of logits that exist at a time: 256 rows of 49152 logits take 50 MB.
-const HEAD_ROWS: usize = 256;
+/// Rows that are scored at a time: where logits have to be written, 512 rows of 49152 take 100 MB.
+const HEAD_ROWS: usize = 512;
 
 /// What the windows' tokens are to the two stages: prefill reads `[0, read)`, decode is fed
 /// `[read, fed)` and predicts from `first_target` on.
@@ -166,7 +166,7 @@ impl Passage<'_> {
             let per_window = targets.len() / windows.len();
             for (n, targets) in targets.chunks(HEAD_ROWS).enumerate() {
                 let rows = hidden.clone().narrow(0, n * HEAD_ROWS, targets.len());
-                let scores = token_scores(self.model.logits(rows), targets);
+                let scores = self.model.token_scores(rows, targets);
                 for (row, score) in (n * HEAD_ROWS..).zip(scores) {
                     sums[row / per_window] -= f64::from(score.logprob);
                 }
