@@ -161,6 +161,19 @@ impl BenchReport {
         }
     }
 
+    /// What to say of a limit that was passed.
+    pub(super) fn doubt(&self) -> Option<&'static str> {
+        let passed = |found: &Measurement| {
+            let achieved = found.achieved;
+            let shares = achieved.map(|a| [a.share_of_peak_flops, a.share_of_peak_bandwidth]);
+            shares.is_some_and(|shares| shares.into_iter().flatten().any(|share| share > 1.0))
+        };
+        self.measurements.iter().any(passed).then_some(
+            "More than 100 % of a peak: the machine was busier while its limits were measured than \
+             during the runs, or the weights fit its caches. Measure again when it is quiet.",
+        )
+    }
+
     pub(super) fn to_json(&self) -> Result<Value> {
         Ok(serde_json::to_value(self)?)
     }
@@ -182,6 +195,7 @@ impl BenchReport {
         }
         lines.extend(self.remarks.iter().cloned());
         lines.push(self.environment.to_string());
+        lines.extend(self.doubt().map(str::to_owned));
         lines.join("\n")
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn page(report: &BenchReport, growth: &Growth) -> Page {
             gain_section(growth),
             length_section(growth),
             batch_section(growth),
-            machine_section(environment),
+            machine_section(environment, report.doubt()),
         ],
     }
 }
@@ -191,7 +191,7 @@ fn time_table(x: &str, points: &[Point]) -> Table {
     table
 }
 
-fn machine_section(environment: &Environment) -> Section {
+fn machine_section(environment: &Environment, doubt: Option<&str>) -> Section {
     let giga = |value: Option<f64>, unit: &str, measured: bool| {
         let how = if measured {
             "measured in this run"
@@ -219,5 +219,9 @@ fn machine_section(environment: &Environment) -> Section {
         ("PDTrim", environment.pdtrim_version.to_owned()),
     ];
     let facts = facts.map(|(name, value)| (name.to_owned(), value)).to_vec();
-    Section::new("Machine", "").with(Item::Facts(facts))
+    let section = Section::new("Machine", "").with(Item::Facts(facts));
+    match doubt {
+        Some(doubt) => section.with(Item::Note(doubt.to_owned())),
+        None => section,
+    }
 }
