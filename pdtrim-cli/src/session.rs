@@ -42,8 +42,12 @@ impl Session {
             .map_or_else(|| device.default_dtype(), DtypeArg::dtype);
         let path = fetch(&name, args.offline, progress)?;
         let checkpoint = Checkpoint::open(&path)?;
-        let tokenizer = checkpoint.tokenizer()?;
-        let model = checkpoint.load(dtype, &place)?;
+        let (model, tokenizer) = if args.one_block {
+            let model = checkpoint.load_streamed(dtype, &place)?;
+            (model, checkpoint.tokenizer()?)
+        } else {
+            checkpoint.load_with_tokenizer(dtype, &place)?
+        };
         Ok(Self {
             name,
             checkpoint,

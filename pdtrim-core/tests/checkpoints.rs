@@ -9,6 +9,7 @@ mod gguf_writer;
 mod tiny_checkpoint;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{DType, Device};
@@ -16,6 +17,7 @@ use gguf_writer::GgufWriter;
 use pdtrim_core::checkpoint::Checkpoint;
 use pdtrim_core::config::{Architecture, RopeScaling};
 use pdtrim_core::model::Llama;
+use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Rows};
 use pdtrim_core::pipeline::{PdModel, SendAll};
 use pdtrim_core::testing::{TinyModel, tiny_config};
 use pdtrim_core::{BlockSet, Boundary, Error, KvFill, PerStage, TokenScore};
@@ -102,6 +104,67 @@ fn bf16_files_load_as_f32_and_as_bf16() {
         .load(DType::BF16, &Device::flex())
         .unwrap();
     assert_close(&scores(&narrow, BlockSet::empty(5)), &expected, 0.2);
+}
+
+#[test]
+fn weights_that_lie_between_two_elements_are_read_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(Architecture::Llama);
+    write_folder(folder.path(), &model);
+    let path = folder.path().join("model.safetensors");
+    let aligned = fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(aligned[..8].try_into().unwrap());
+    for spaces in 1..4 {
+        let mut moved = (header + spaces).to_le_bytes().to_vec();
+        moved.extend(&aligned[8..8 + header as usize]);
+        moved.extend(vec![b' '; spaces as usize]);
+        moved.extend(&aligned[8 + header as usize..]);
+        fs::write(&path, moved).unwrap();
+        assert_eq!(
+            scores(&load(folder.path()), BlockSet::empty(5)),
+            scores(&model, BlockSet::empty(5))
+        );
+    }
+}
+
+#[test]
+fn a_model_of_which_one_block_is_held_is_the_same_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(Architecture::Qwen2);
+    write_folder(folder.path(), &model);
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let (held, _) = checkpoint
+        .load_with_tokenizer(DType::BF16, &Device::flex())
+        .unwrap();
+    let streamed = checkpoint
+        .load_streamed(DType::BF16, &Device::flex())
+        .unwrap();
+    assert!(streamed.weights().layers.is_empty());
+    for removed in [vec![], vec![1, 3]] {
+        let removed = BlockSet::from_indices(5, removed).unwrap();
+        assert_eq!(
+            scores(&streamed, removed.clone()),
+            scores(&held, removed.clone())
+        );
+    }
+    // A search runs all candidates through a block before it goes on to the next.
+    let windows = (0..3).map(|n| (n..n + 24).collect()).collect();
+    let calibration = Calibration::new(windows, 16).unwrap();
+    let set = |blocks: &[usize]| BlockSet::from_indices(5, blocks.iter().copied()).unwrap();
+    let decode_only = [set(&[1]), set(&[3]), set(&[])].map(|decode| PerStage {
+        prefill: set(&[]),
+        decode,
+    });
+    let both = [set(&[2]), set(&[4]), set(&[0, 1])].map(PerStage::both);
+    for candidates in [decode_only, both] {
+        let costs = |model: &Llama| {
+            let loss =
+                CalibrationLoss::new(model, &calibration, Rows::Continuation, Boundary::Prefill);
+            let go_on = &mut |_: usize, _: f64| ControlFlow::Continue(());
+            loss.costs(&candidates, go_on).unwrap()
+        };
+        assert_eq!(costs(&streamed), costs(&held));
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use pdtrim_core::cache::{KvCache, TokenPosition};
 use pdtrim_core::config::{Architecture, RopeScaling};
 use pdtrim_core::model::{BlockModel, Llama, LlamaWeights, token_tensor};
 use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Rows, mean_cost};
-use pdtrim_core::pipeline::{PdModel, SendAll};
+use pdtrim_core::pipeline::{PdModel, ScoreRequest, SendAll};
 use pdtrim_core::testing::{TinyModel, tiny_config};
 use pdtrim_core::{BlockId, BlockSet, Boundary, Error, KvFill, PerStage, TokenScore, token_scores};
 use proptest::prelude::*;
@@ -117,6 +117,35 @@ proptest! {
         let expected = score(&PdModel::dense(&pruned, boundary), &prompt, &continuation);
         let pd = PdModel::new(&model, PerStage::both(set), KvFill::Nested, boundary, &SendAll).unwrap();
         assert_same(&score(&pd, &prompt, &continuation), &expected);
+    }
+
+    #[test]
+    fn texts_of_different_lengths_score_together_as_they_do_alone(
+        model in models(),
+        texts in proptest::collection::vec((tokens(1..30), proptest::collection::vec(tokens(1..9), 1..4)), 1..6),
+        p in removed(), more in removed(), fill in prop_oneof![Just(KvFill::Nested), Just(KvFill::Project)],
+        boundary in boundaries(),
+    ) {
+        let model = build(model);
+        let decode = if fill == KvFill::Nested { p.union(&more) } else { more };
+        prop_assume!(decode.len() < DEPTH);
+        let pd = PdModel::new(&model, PerStage { prefill: p, decode }, fill, boundary, &SendAll).unwrap();
+        let requests: Vec<_> = texts
+            .iter()
+            .map(|(prompt, continuations)| ScoreRequest {
+                prompt,
+                continuations: continuations.iter().map(Vec::as_slice).collect(),
+            })
+            .collect();
+        let together = pd.score_batch(&requests).unwrap();
+        prop_assert_eq!(together.len(), texts.len());
+        for (found, (prompt, continuations)) in together.iter().zip(&texts) {
+            let alone = pd.score(prompt, continuations).unwrap();
+            prop_assert_eq!((found.kv_bytes, found.kv_positions), (alone.kv_bytes, alone.kv_positions));
+            for (found, alone) in found.continuations.iter().zip(&alone.continuations) {
+                assert_same(&found.tokens, &alone.tokens);
+            }
+        }
     }
 
     #[test]

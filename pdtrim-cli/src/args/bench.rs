@@ -49,8 +49,8 @@ pub(crate) struct MeasureArgs {
     /// Threads [default: as many as the machine has].
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// What the device can compute, in FLOP/s [default on the CPU: measured, 1024 x 1024 products in
-    /// f32]. An H200's data sheet says 989e12 for dense bf16.
+    /// What the device can compute, in FLOP/s [default on the CPU: measured, products that stay in the
+    /// nearest cache]. An H200's data sheet says 989e12 for dense bf16.
     #[arg(long, value_name = "X", value_parser = positive)]
     pub(crate) peak_flops: Option<f64>,
     /// What the device can read, in bytes/s [default on the CPU: measured, a sum over 256 MiB]. An
@@ -144,6 +144,12 @@ pub(crate) struct SearchBenchArgs {
     /// Tokens of a window.
     #[arg(long, default_value = "1024", value_name = "N")]
     pub(crate) window_tokens: NonZeroUsize,
+    /// Let the first and the last block be removed too.
+    #[arg(long)]
+    pub(crate) unprotected_ends: bool,
+    /// Drop candidates early; chance that a removed block is another one because of it. 0 = off.
+    #[arg(long, default_value = "0", value_name = "P")]
+    pub(crate) race_error: f64,
 }
 
 #[derive(Args, Debug)]

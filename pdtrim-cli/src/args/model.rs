@@ -18,6 +18,10 @@ pub(crate) struct ModelArgs {
     /// cpu, cuda or cuda:N [default: cpu].
     #[arg(long)]
     pub(crate) device: Option<String>,
+    /// Hold one block's weights at a time and read the others when they are run: for models that do not
+    /// fit into memory. Slower, and slowest to generate.
+    #[arg(long)]
+    pub(crate) one_block: bool,
     /// Use the caches only, no network.
     #[arg(long)]
     pub(crate) offline: bool,

@@ -115,6 +115,7 @@ pub(crate) struct TrimConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dtype: Option<DtypeArg>,
     pub(crate) device: String,
+    pub(crate) one_block: bool,
     pub(crate) offline: bool,
     pub(crate) out: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -146,6 +147,7 @@ impl Default for TrimConfig {
             model: DEFAULT_MODEL.to_owned(),
             dtype: None,
             device: "cpu".to_owned(),
+            one_block: false,
             offline: false,
             out: PathBuf::from("pdtrim-out"),
             calibration: None,
@@ -207,6 +209,7 @@ impl TrimConfig {
         set(&mut config.limit, args.limit.map(Some));
         set(&mut config.seed, args.seed);
         config.offline |= args.model.offline;
+        config.one_block |= args.model.one_block;
         config.unprotected_ends |= args.unprotected_ends;
         config.independent |= args.independent;
         let factor = config.kv_factor;
@@ -235,6 +238,7 @@ impl TrimConfig {
             model: Some(self.model.clone()),
             dtype: self.dtype,
             device: Some(self.device.clone()),
+            one_block: self.one_block,
             offline: self.offline,
         }
     }

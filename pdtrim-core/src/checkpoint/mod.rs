@@ -161,6 +161,24 @@ impl Checkpoint {
         weights::load(&self.path, &self.config, &self.tensors()?, dtype, device)
     }
 
+    /// [`load`](Self::load) and [`tokenizer`](Self::tokenizer) side by side, and the pages of mapped
+    /// weights looked up before a first pass needs them: the shortest way to a first token.
+    ///
+    /// # Errors
+    ///
+    /// As both.
+    pub fn load_with_tokenizer(&self, dtype: DType, device: &Device) -> Result<(Llama, Tokenizer)> {
+        let load = || {
+            let model = self.load(dtype, device)?;
+            if matches!(self.source, Source::Hf(_)) {
+                crate::kernels::touch(model.weights());
+            }
+            Ok(model)
+        };
+        let (model, tokenizer) = rayon::join(load, || self.tokenizer());
+        Ok((model?, tokenizer?))
+    }
+
     /// As [`load`](Self::load), but a block is read, and converted, each time another one is run:
     /// memory holds the embedding, the vocabulary head and one block. For models that do not fit.
     ///

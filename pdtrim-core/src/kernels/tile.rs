@@ -13,6 +13,8 @@
     reason = "a body that is not inlined would be compiled for the baseline only"
 )]
 
+use std::time::Instant;
+
 use super::widths::Vectors;
 
 /// Outputs of a panel: two vectors of AVX-512.
@@ -144,6 +146,49 @@ fn blocks<const ROWS: usize, const WIDTH: usize, const FUSED: bool>(
         row += ROWS;
     }
     row
+}
+
+/// FLOP/s of this thread at best, on operands in the nearest cache; of bf16 pairs where this CPU has
+/// such products.
+pub(super) fn peak_flops(bf16: bool) -> f64 {
+    const DEPTH: usize = 128;
+    const TRIES: usize = 400;
+    const PRODUCTS: usize = 32;
+    let vectors = Vectors::detect();
+    let count = 28;
+    let (x, panel) = (vec![0_u32; count * DEPTH], vec![0_u32; DEPTH * COLUMNS]);
+    let mut out = vec![0.0; count * COLUMNS];
+    let (pairs, steps) = if bf16 && vectors.multiply_bf16() {
+        (true, 2 * DEPTH)
+    } else {
+        (false, DEPTH)
+    };
+    let mut once = || {
+        let start = Instant::now();
+        for _ in 0..PRODUCTS {
+            let panel = std::hint::black_box(panel.as_slice());
+            if pairs {
+                let rows = Rows {
+                    elements: x.as_slice(),
+                    stride: DEPTH,
+                    count,
+                };
+                multiply_bf16(rows, panel, DEPTH, &mut out, false);
+            } else {
+                let rows = Rows {
+                    elements: bytemuck::cast_slice(&x),
+                    stride: DEPTH,
+                    count,
+                };
+                let panel = bytemuck::cast_slice(panel);
+                multiply(vectors, rows, panel, DEPTH, &mut out, false);
+            }
+            std::hint::black_box(&mut out);
+        }
+        start.elapsed().as_secs_f64()
+    };
+    let best = (0..TRIES).map(|_| once()).fold(f64::INFINITY, f64::min);
+    (2 * PRODUCTS * count * COLUMNS * steps) as f64 / best
 }
 
 #[cfg(target_arch = "x86_64")]

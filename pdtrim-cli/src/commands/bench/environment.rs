@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::DType;
 use pdtrim_core::checkpoint::Checkpoint;
-use pdtrim_core::device::DeviceSpec;
+use pdtrim_core::device::{DeviceSpec, host_peak_flops};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::args::MeasureArgs;
+use crate::args::{DtypeArg, MeasureArgs};
 use crate::session::Session;
 
 /// Model, machine and limits.
@@ -82,10 +82,11 @@ impl Peak {
     pub(super) fn find(device: DeviceSpec, args: &MeasureArgs) -> Self {
         let on_host = device == DeviceSpec::Cpu;
         let measure =
-            |given: Option<f64>, measure: fn() -> f64| given.or_else(|| on_host.then(measure));
+            |given: Option<f64>, measure: &dyn Fn() -> f64| given.or_else(|| on_host.then(measure));
+        let dtype = args.model.dtype.map_or(DType::F32, DtypeArg::dtype);
         Self {
-            flops_per_second: measure(args.peak_flops, product_flops),
-            bytes_per_second: measure(args.peak_bandwidth, read_bandwidth),
+            flops_per_second: measure(args.peak_flops, &|| host_peak_flops(dtype)),
+            bytes_per_second: measure(args.peak_bandwidth, &read_bandwidth),
             flops_measured: on_host && args.peak_flops.is_none(),
             bytes_measured: on_host && args.peak_bandwidth.is_none(),
         }
@@ -105,15 +106,6 @@ impl Peak {
 
 /// Runs of which the best counts: the others were disturbed.
 const TRIES: usize = 24;
-
-/// FLOP/s of the product of two 1024 x 1024 matrices in f32.
-fn product_flops() -> f64 {
-    const SIZE: usize = 1024;
-    let values: Vec<f32> = (0..SIZE * SIZE).map(|n| (n % 17) as f32 - 8.0).collect();
-    let matrix = Tensor::<2>::from_data(TensorData::new(values, [SIZE, SIZE]), &Device::flex());
-    let flops = 2.0 * (SIZE * SIZE * SIZE) as f64;
-    flops / shortest(|| std::hint::black_box(matrix.clone().matmul(matrix.clone())))
-}
 
 /// Bytes/s of a sum over a buffer that no cache holds, by all threads.
 fn read_bandwidth() -> f64 {

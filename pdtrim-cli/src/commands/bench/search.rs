@@ -6,7 +6,7 @@ use anyhow::Result;
 use pdtrim_core::Boundary;
 use pdtrim_core::model::BlockModel;
 use pdtrim_core::objective::{CalibrationLoss, Rows};
-use pdtrim_search::{Ledger, Problem, Sleb, Step, Strategy, Target};
+use pdtrim_search::{Ledger, Problem, Racing, Sleb, Step, Strategy, Target};
 use serde_json::json;
 
 use super::environment::{Environment, Peak};
@@ -32,22 +32,29 @@ pub(super) fn run(args: &SearchBenchArgs, progress: Progress) -> Result<()> {
     let rounds = Rounds::new(&args.measure, 0, 1);
     let (count, tokens) = (args.count.get(), args.window_tokens.get());
     let (calibration, mut about) = text::windows(&session, &args.text, args.windows.get(), tokens)?;
-    // The greedy search looks at no redundancy, and its authors protect no block.
+    // The greedy search looks at no redundancy.
     let redundancy = vec![0.0; session.depth()];
-    let problem = Problem::new(Target::Unified, &redundancy, count, false)?;
+    let protect_ends = !args.unprotected_ends;
+    let problem = Problem::new(Target::Unified, &redundancy, count, protect_ends)?;
+    let sleb = Sleb {
+        racing: Racing::new(args.race_error, 0)?,
+    };
     let model = &session.model;
     let point: Point<'_, Searched> = Box::new(|| {
         let step = progress.step("search: evaluations", 0);
-        let mut chosen = Vec::new();
+        let (mut chosen, mut settled) = (Vec::new(), 0);
         let evaluated = AtomicUsize::new(0);
         let (time, ()) = timed(model.device(), || {
             let loss = CalibrationLoss::new(model, &calibration, Rows::All, Boundary::Prefill);
             let mut ledger = Ledger::in_memory(&loss);
-            Sleb.search(&problem, &mut ledger, &mut |event| match event {
+            sleb.search(&problem, &mut ledger, &mut |event| match event {
                 Step::Planned(evaluations) => step.set_total(evaluations),
                 Step::Evaluated(_) => {
                     evaluated.fetch_add(1, Ordering::Relaxed);
-                    step.advance();
+                }
+                Step::Settled(units) => {
+                    settled += units;
+                    step.set_done(settled);
                 }
                 Step::Chosen { block, cost } => chosen.push((block.index(), cost)),
             })?;
@@ -69,6 +76,8 @@ pub(super) fn run(args: &SearchBenchArgs, progress: Progress) -> Result<()> {
     let found = Measurement::new("search", runs.iter().map(|run| run.time).collect());
     let seconds_per_evaluation = found.median / last.evaluations as f64;
     about["count"] = json!(count);
+    about["protect_ends"] = json!(protect_ends);
+    about["race_error"] = json!(args.race_error);
     let mut report = BenchReport::new("search", environment, settings(about, rounds), vec![found]);
     report.facts.extend([
         ("blocks".to_owned(), json!(blocks)),
