@@ -15,7 +15,9 @@ const FIRST_ROUND: usize = 4;
 ///
 /// A race evaluates all K candidates on a few of the objective's N units (calibration windows), drawn
 /// by the seed; then those that can still win on half as many more; and so on, until the survivors
-/// have seen all N. Survivors cost what the full evaluation says, and the cheapest wins.
+/// have seen all N. The cheapest survivor wins. It costs what the full evaluation says: to the bit if
+/// what a window costs does not depend on the windows that run with it, as on the CPU; else up to
+/// rounding.
 ///
 /// After a round of n units a candidate is dropped if some other one in the race is cheaper beyond
 /// doubt: if d, the mean over these units of the difference between the two, and s, the differences'
