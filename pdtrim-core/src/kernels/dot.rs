@@ -68,30 +68,40 @@ fn body<W: Weight, const FUSED: bool>(x: &[f32], weights: &[W], out: &mut [f32])
     }
 }
 
+#[expect(
+    clippy::needless_range_loop,
+    reason = "with iterators over them the sums leave their registers at every step"
+)]
 #[inline(always)]
 fn side_by_side<W: Weight, const N: usize, const FUSED: bool>(
     x: &[f32],
     weights: &[W],
 ) -> [f32; N] {
     let width = x.len();
-    let rows: [&[W]; N] = std::array::from_fn(|row| &weights[row * width..][..width]);
+    let mut rows: [&[W]; N] = [&[]; N];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = &weights[r * width..][..width];
+    }
     let mut sums = [[0.0_f32; LANES]; N];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for (n, x) in chunks.iter().enumerate() {
-        for (sums, row) in sums.iter_mut().zip(&rows) {
-            let weights: &[W; LANES] = row[n * LANES..].first_chunk().expect("as long as x");
-            for ((sum, x), weight) in sums.iter_mut().zip(x).zip(weights) {
-                *sum = fused::<FUSED>(*x, weight.widen(), *sum);
+        for r in 0..N {
+            let weights: &[W; LANES] = rows[r][n * LANES..].first_chunk().expect("as long as x");
+            for lane in 0..LANES {
+                sums[r][lane] = fused::<FUSED>(x[lane], weights[lane].widen(), sums[r][lane]);
             }
         }
     }
-    let done = chunks.len() * LANES;
-    std::array::from_fn(|row| {
-        let tail = rest.iter().zip(&rows[row][done..]);
-        tail.fold(total(sums[row]), |sum, (x, weight)| {
+    // A copy: what a reference is taken of has its place in memory, not in registers.
+    let sums = sums;
+    let mut out = [0.0; N];
+    for ((out, sums), row) in out.iter_mut().zip(sums).zip(rows) {
+        let tail = rest.iter().zip(&row[chunks.len() * LANES..]);
+        *out = tail.fold(total(sums), |sum, (x, weight)| {
             fused::<FUSED>(*x, weight.widen(), sum)
-        })
-    })
+        });
+    }
+    out
 }
 
 #[inline(always)]

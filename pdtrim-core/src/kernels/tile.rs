@@ -15,6 +15,7 @@
 
 use std::time::Instant;
 
+use super::dot::fused;
 use super::widths::Vectors;
 
 /// Outputs of a panel: two vectors of AVX-512.
@@ -109,6 +110,10 @@ fn baseline(rows: Rows<'_, f32>, panel: &[[f32; COLUMNS]], out: &mut [[f32; COLU
 }
 
 /// Full blocks of `ROWS` rows from row `first` on; returns the first row not done.
+#[expect(
+    clippy::needless_range_loop,
+    reason = "with iterators over them the sums leave their registers at every step"
+)]
 #[inline(always)]
 fn blocks<const ROWS: usize, const WIDTH: usize, const FUSED: bool>(
     first: usize,
@@ -119,24 +124,25 @@ fn blocks<const ROWS: usize, const WIDTH: usize, const FUSED: bool>(
 ) -> usize {
     let mut row = first;
     while row + ROWS <= rows.count {
-        let inputs: [&[f32]; ROWS] =
-            std::array::from_fn(|r| &rows.elements[(row + r) * rows.stride..][..panel.len()]);
+        let mut inputs: [&[f32]; ROWS] = [&[]; ROWS];
+        for (r, input) in inputs.iter_mut().enumerate() {
+            *input = &rows.elements[(row + r) * rows.stride..][..panel.len()];
+        }
         for column in (0..COLUMNS).step_by(WIDTH) {
             let mut sums = [[0.0_f32; WIDTH]; ROWS];
             for (k, line) in panel.iter().enumerate() {
-                let weights: &[f32; WIDTH] =
-                    line[column..].first_chunk().expect("WIDTH divides COLUMNS");
-                for (sums, input) in sums.iter_mut().zip(&inputs) {
-                    let x = input[k];
-                    for (sum, weight) in sums.iter_mut().zip(weights) {
-                        *sum = if FUSED {
-                            x.mul_add(*weight, *sum)
-                        } else {
-                            x * weight + *sum
-                        };
+                let weights: &[f32; WIDTH] = line[column..]
+                    .first_chunk()
+                    .expect("WIDTH divides COLUMNS");
+                for r in 0..ROWS {
+                    let x = inputs[r][k];
+                    for c in 0..WIDTH {
+                        sums[r][c] = fused::<FUSED>(x, weights[c], sums[r][c]);
                     }
                 }
             }
+            // A copy: what a reference is taken of has its place in memory, not in registers.
+            let sums = sums;
             for (sums, out) in sums.iter().zip(&mut out[row..]) {
                 for (sum, out) in sums.iter().zip(&mut out[column..]) {
                     *out = if add { *out + sum } else { *sum };
@@ -274,6 +280,7 @@ mod wide {
         unsafe { body(rows, panel, out, add) }
     }
 
+    #[expect(clippy::needless_range_loop, reason = "see `blocks`")]
     #[target_feature(enable = "avx512f,avx512bf16")]
     fn pairs<const ROWS: usize>(
         first: usize,
@@ -288,8 +295,10 @@ mod wide {
         };
         let mut row = first;
         while row + ROWS <= rows.count {
-            let inputs: [&[u32]; ROWS] =
-                std::array::from_fn(|r| &rows.elements[(row + r) * rows.stride..][..panel.len()]);
+            let mut inputs: [&[u32]; ROWS] = [&[]; ROWS];
+            for (r, input) in inputs.iter_mut().enumerate() {
+                *input = &rows.elements[(row + r) * rows.stride..][..panel.len()];
+            }
             let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
             for (k, line) in panel.iter().enumerate() {
                 let (low, high) = line.split_at(16);
@@ -300,12 +309,13 @@ mod wide {
                         bf16(_mm512_loadu_si512(high.as_ptr().cast())),
                     )
                 };
-                for (sums, input) in sums.iter_mut().zip(&inputs) {
-                    let x = bf16(_mm512_set1_epi32(input[k] as i32));
-                    sums[0] = _mm512_dpbf16_ps(sums[0], x, low);
-                    sums[1] = _mm512_dpbf16_ps(sums[1], x, high);
+                for r in 0..ROWS {
+                    let x = bf16(_mm512_set1_epi32(inputs[r][k] as i32));
+                    sums[r][0] = _mm512_dpbf16_ps(sums[r][0], x, low);
+                    sums[r][1] = _mm512_dpbf16_ps(sums[r][1], x, high);
                 }
             }
+            let sums = sums;
             for (sums, out) in sums.iter().zip(&mut out[row..]) {
                 for (sum, out) in sums.iter().zip(out.as_chunks_mut::<16>().0) {
                     // SAFETY: `out` is 16 elements.
