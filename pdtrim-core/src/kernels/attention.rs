@@ -15,7 +15,7 @@ use burn_flex::FlexTensor;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::dot::{Weight, fused};
+use super::dot::{Weight, fused, total};
 use super::linear::{PARALLEL_FROM, Packed};
 use super::simd;
 use super::tile::{self, COLUMNS, Rows};
@@ -26,6 +26,8 @@ use super::widths::{Vectors, for_each_vector_width};
 const TILE: usize = 42;
 /// Fewer queries than this read the cache as it lies: packing would cost more than it brings.
 const PACKED_FROM: usize = 8;
+/// Places whose keys, of all heads, the nearest cache holds while each head looks at them.
+const PLACES: usize = 32;
 
 /// A row-major view of a tensor `[batch, places, heads, width]` whose last axis is dense.
 struct Heads<'a, E> {
@@ -115,7 +117,8 @@ fn attend<E: Cached>(
     out
 }
 
-/// One query of one head at a time.
+/// One query at a time, all of its heads together: keys and values are read once, in the order in which
+/// they lie. Many places are shared out over the threads in parts, whose results are put together.
 fn by_query<E: Cached>(
     sizes: Sizes,
     queries: &Heads<'_, f32>,
@@ -123,26 +126,103 @@ fn by_query<E: Cached>(
     values: &Heads<'_, E>,
     out: &mut [f32],
 ) {
-    let run = |(n, out): (usize, &mut [f32])| {
-        let (head, row) = (n % sizes.n_heads, n / sizes.n_heads);
-        let (query, batch) = (row % sizes.seq, row / sizes.seq);
-        let kv_head = head / sizes.group();
-        let mut scores = vec![0.0; sizes.visible(query)];
-        let places = |heads: &Heads<'_, E>| heads.strides[1];
-        E::scores(
-            &queries.from(batch, query, head)[..sizes.width],
-            keys.from(batch, 0, kv_head),
-            places(keys),
-            &mut scores,
-        );
-        simd::softmax(&mut scores, 1.0 / (sizes.width as f32).sqrt());
-        E::mix(&scores, values.from(batch, 0, kv_head), places(values), out);
-    };
+    let row = sizes.n_heads * sizes.width;
     let work = 2 * sizes.places * out.len();
+    let parts = match (work < PARALLEL_FROM, sizes.batch * sizes.seq) {
+        (true, _) => 1,
+        (false, rows) => (2 * rayon::current_num_threads()).div_ceil(rows),
+    };
+    let run = |(n, out): (usize, &mut [f32])| {
+        let (query, batch) = (n % sizes.seq, n / sizes.seq);
+        let visible = sizes.visible(query);
+        let step = visible.div_ceil(parts).max(PLACES);
+        let part = |first: usize| {
+            let count = step.min(visible - first);
+            let query = (queries.from(batch, query, 0), queries.strides[2]);
+            let keys = (keys.from(batch, first, 0), keys.strides);
+            let values = (values.from(batch, first, 0), values.strides);
+            Attended::new(sizes, count, query, keys, values)
+        };
+        let firsts: Vec<usize> = (0..visible).step_by(step).collect();
+        let parts: Vec<Attended> = if firsts.len() == 1 {
+            vec![part(0)]
+        } else {
+            firsts.into_par_iter().with_max_len(1).map(part).collect()
+        };
+        Attended::put_together(&parts, sizes.width, out);
+    };
     if work < PARALLEL_FROM {
-        out.chunks_mut(sizes.width).enumerate().for_each(run);
+        out.chunks_mut(row).enumerate().for_each(run);
     } else {
-        out.par_chunks_mut(sizes.width).enumerate().for_each(run);
+        out.par_chunks_mut(row).enumerate().for_each(run);
+    }
+}
+
+/// Attention of one query's heads to a part of the places, not yet divided by the sum of weights.
+struct Attended {
+    /// Largest score and sum of weights, for each head.
+    heads: Vec<(f32, f32)>,
+    /// `[n_heads, width]`.
+    out: Vec<f32>,
+}
+
+impl Attended {
+    /// `count` places from where `keys` and `values` begin; `query` comes with the distance between heads.
+    fn new<E: Cached>(
+        sizes: Sizes,
+        count: usize,
+        (query, by_head): (&[f32], usize),
+        (keys, key_strides): (&[E], [usize; 3]),
+        (values, value_strides): (&[E], [usize; 3]),
+    ) -> Self {
+        let Sizes { n_heads, width, .. } = sizes;
+        let mut weights = vec![0.0; n_heads * count];
+        let of_head = |head: usize| {
+            let kv_head = head / sizes.group();
+            (kv_head * key_strides[2], kv_head * value_strides[2])
+        };
+        for first in (0..count).step_by(PLACES) {
+            let places = first..count.min(first + PLACES);
+            for (head, weights) in weights.chunks_exact_mut(count).enumerate() {
+                let query = &query[head * by_head..][..width];
+                let keys = &keys[first * key_strides[1] + of_head(head).0..];
+                E::scores(query, keys, key_strides[1], &mut weights[places.clone()]);
+            }
+        }
+        let scale = 1.0 / (width as f32).sqrt();
+        let heads = weights
+            .chunks_exact_mut(count)
+            .map(|weights| simd::exponentials(weights, scale))
+            .collect();
+        let mut out = vec![0.0; n_heads * width];
+        for first in (0..count).step_by(PLACES) {
+            let places = first..count.min(first + PLACES);
+            let of_heads = weights.chunks_exact(count).zip(out.chunks_exact_mut(width));
+            for (head, (weights, out)) in of_heads.enumerate() {
+                let values = &values[first * value_strides[1] + of_head(head).1..];
+                E::mix(&weights[places.clone()], values, value_strides[1], out);
+            }
+        }
+        Self { heads, out }
+    }
+
+    fn put_together(parts: &[Self], width: usize, out: &mut [f32]) {
+        for (head, out) in out.chunks_exact_mut(width).enumerate() {
+            let max = parts
+                .iter()
+                .map(|part| part.heads[head].0)
+                .fold(f32::NEG_INFINITY, f32::max);
+            let shares = parts.iter().map(|part| (part.heads[head].0 - max).exp());
+            let shares: Vec<f32> = shares.collect();
+            let sums = parts.iter().zip(&shares);
+            let sum: f32 = sums.map(|(part, share)| part.heads[head].1 * share).sum();
+            for (part, share) in parts.iter().zip(shares) {
+                let from = &part.out[head * width..][..width];
+                for (out, from) in out.iter_mut().zip(from) {
+                    *out += from * (share / sum);
+                }
+            }
+        }
     }
 }
 
@@ -318,7 +398,7 @@ trait Cached: Packed {
     /// `scores[place] = query · keys[place]`; keys are `stride` apart.
     fn scores(query: &[f32], keys: &[Self], stride: usize, scores: &mut [f32]);
 
-    /// `out = Σ weights[place] * values[place]`; values are `stride` apart.
+    /// `out += Σ weights[place] * values[place]`; values are `stride` apart.
     fn mix(weights: &[f32], values: &[Self], stride: usize, out: &mut [f32]);
 }
 
@@ -357,6 +437,7 @@ for_each_vector_width! {
 
 const LANES: usize = 16;
 
+#[expect(clippy::needless_range_loop, reason = "see `dot`")]
 #[inline(always)]
 fn scores_body<E: Weight, const FUSED: bool>(
     query: &[f32],
@@ -370,25 +451,20 @@ fn scores_body<E: Weight, const FUSED: bool>(
         let (key, tail) = key.split_at(query.len() * LANES);
         let mut sums = [0.0_f32; LANES];
         for (query, key) in query.iter().zip(key.as_chunks::<LANES>().0) {
-            for ((sum, x), key) in sums.iter_mut().zip(query).zip(key) {
-                *sum = fused::<FUSED>(*x, key.widen(), *sum);
+            for lane in 0..LANES {
+                sums[lane] = fused::<FUSED>(query[lane], key[lane].widen(), sums[lane]);
             }
         }
-        let mut half = LANES / 2;
-        while half > 0 {
-            let (low, high) = sums.split_at_mut(half);
-            for (low, high) in low.iter_mut().zip(high) {
-                *low += *high;
-            }
-            half /= 2;
-        }
+        // A copy, as in `dot`.
+        let sums = sums;
         let tail = rest.iter().zip(tail);
-        *score = tail.fold(sums[0], |sum, (x, key)| {
+        *score = tail.fold(total(sums), |sum, (x, key)| {
             fused::<FUSED>(*x, key.widen(), sum)
         });
     }
 }
 
+#[expect(clippy::needless_range_loop, reason = "see `dot`")]
 #[inline(always)]
 fn mix_body<E: Weight, const FUSED: bool>(
     weights: &[f32],
@@ -402,14 +478,16 @@ fn mix_body<E: Weight, const FUSED: bool>(
     let mut chunks = out.chunks_exact_mut(WIDTH);
     for (n, out) in (&mut chunks).enumerate() {
         let mut sums = [0.0_f32; WIDTH];
+        sums.copy_from_slice(out);
         for (place, weight) in weights.iter().enumerate() {
             let value: &[E; WIDTH] = values[place * stride + n * WIDTH..]
                 .first_chunk()
                 .expect("a head is as wide as its output");
-            for (sum, value) in sums.iter_mut().zip(value) {
-                *sum = fused::<FUSED>(*weight, value.widen(), *sum);
+            for column in 0..WIDTH {
+                sums[column] = fused::<FUSED>(*weight, value[column].widen(), sums[column]);
             }
         }
+        let sums = sums;
         out.copy_from_slice(&sums);
     }
     let rest = chunks.into_remainder();

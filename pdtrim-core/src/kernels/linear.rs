@@ -30,6 +30,8 @@ use super::{TokenScore, simd};
 
 /// Multiply-adds below which a second thread costs more than it brings (about 10 µs of work).
 pub(super) const PARALLEL_FROM: usize = 1 << 19;
+/// How much longer a multiply-add takes with a weight that comes from memory.
+const DOTS_FACTOR: usize = 8;
 /// Rows whose tile of sums, 64 KiB, stays in the second-level cache with the panel.
 const ROWS_AT_A_TIME: usize = 512;
 /// More rows than this are rounded to bf16 where the weights are bf16.
@@ -519,14 +521,14 @@ impl<'a> Activations<'a> {
                 *out += bias;
             }
         };
-        in_parallel(total * self.width, tasks, run);
+        in_parallel(DOTS_FACTOR * total * self.width, tasks, run);
     }
 
     fn gated_dots<W: Packed>(&self, gate: &Product<'_, W>, up: &Product<'_, W>, out: &mut [f32]) {
         let chunk = self.chunk(out.len());
         let size = out.len() * self.width;
         let tasks: Vec<(usize, &mut [f32])> = out.chunks_mut(chunk).enumerate().collect();
-        in_parallel(2 * size, tasks, |(n, out)| {
+        in_parallel(DOTS_FACTOR * 2 * size, tasks, |(n, out)| {
             let from = n * chunk * self.width;
             let part = from..from + out.len() * self.width;
             let mut ups = vec![0.0; out.len()];
@@ -539,11 +541,11 @@ impl<'a> Activations<'a> {
     /// Outputs for one task of a matrix-vector product: four tasks a thread even out what else the
     /// machine does.
     fn chunk(&self, outputs: usize) -> usize {
-        if outputs * self.width < PARALLEL_FROM {
+        if DOTS_FACTOR * outputs * self.width < PARALLEL_FROM {
             return outputs;
         }
         outputs
-            .div_ceil(4 * rayon::current_num_threads())
+            .div_ceil(2 * rayon::current_num_threads())
             .next_multiple_of(4)
     }
 

@@ -39,7 +39,12 @@ for_each_vector_width! {
 }
 
 for_each_vector_width! {
-    /// `row[i] = exp(row[i] * scale - max)`, normalised to sum 1; returns nothing.
+    /// `row[i] = exp((row[i] - max) * scale)`; returns `max * scale` and the sum.
+    fn exponentials(row: &mut [f32], scale: f32) -> (f32, f32) = exponentials_body
+}
+
+for_each_vector_width! {
+    /// As [`exponentials`], divided by their sum; returns nothing.
     fn softmax(row: &mut [f32], scale: f32) = softmax_body
 }
 
@@ -150,7 +155,7 @@ fn max(row: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn softmax_body(row: &mut [f32], scale: f32) {
+fn exponentials_body(row: &mut [f32], scale: f32) -> (f32, f32) {
     let max = max(row);
     let mut lanes = [0.0_f32; LANES];
     let mut chunks = row.chunks_exact_mut(LANES);
@@ -165,6 +170,12 @@ fn softmax_body(row: &mut [f32], scale: f32) {
         *x = exp((*x - max) * scale);
         sum += *x;
     }
+    (max * scale, sum)
+}
+
+#[inline(always)]
+fn softmax_body(row: &mut [f32], scale: f32) {
+    let (_, sum) = exponentials_body(row, scale);
     let share = 1.0 / sum;
     for x in row {
         *x *= share;
