@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use burn::tensor::DType;
 use pdtrim_core::checkpoint::Checkpoint;
 use pdtrim_core::checkpoint::source::{ModelSource, PullEvent, SourceSettings};
-use pdtrim_core::device::DeviceSpec;
+use pdtrim_core::device::{DeviceSpec, available_memory};
 use pdtrim_core::model::Llama;
 use pdtrim_core::pipeline::PdModel;
 use pdtrim_core::{
@@ -56,6 +56,20 @@ impl Session {
             device,
             dtype,
         })
+    }
+
+    /// For work that reads the weights many times: they are copied from the mapped file into memory that
+    /// is faster to read, if there is twice as much of it as they need.
+    pub(crate) fn for_long_work(self) -> Self {
+        let needed = (self.model.config().parameters() * self.dtype.size()) as u64;
+        let has_room = available_memory().is_some_and(|free| free.0 / 2 > needed);
+        if self.device != DeviceSpec::Cpu || !has_room || !self.checkpoint.maps_weights() {
+            return self;
+        }
+        Self {
+            model: self.model.in_large_pages(),
+            ..self
+        }
     }
 
     pub(crate) fn depth(&self) -> usize {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use burn::tensor::{DType, Device};
 
 use crate::error::{Error, Result};
+use crate::units::Bytes;
 
 /// A device as a user names it: `cpu` (Burn's flex backend), `cuda` or `cuda:1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -38,6 +39,16 @@ impl DeviceSpec {
             Self::Cuda(_) => DType::BF16,
         }
     }
+}
+
+/// Memory that programs can still have, where the system tells (Linux).
+pub fn available_memory() -> Option<Bytes> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info
+        .lines()
+        .find(|line| line.starts_with("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Bytes(kib << 10))
 }
 
 /// What this machine's CPU computes at best, in FLOP/s: the best of many products of `dtype` (f32 or

@@ -26,7 +26,7 @@ pub(crate) fn run(args: &EvalArgs, progress: Progress) -> Result<()> {
         .iter()
         .map(|name| load_task(name, args.data.as_deref()))
         .collect::<Result<Vec<_>>>()?;
-    let session = Session::open(&args.model, progress)?;
+    let session = Session::open(&args.model, progress)?.for_long_work();
     let bound = Bound::from_args(&args.plan, &session)?;
     let mode = args.mode.map_or(
         if bound.is_dense() {

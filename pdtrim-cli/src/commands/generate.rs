@@ -7,8 +7,14 @@ use crate::output;
 use crate::progress::Progress;
 use crate::session::{Bound, Session};
 
+/// From this many tokens on, copying the weights to where they are faster to read pays.
+const LONG_ANSWER: usize = 64;
+
 pub(crate) fn run(args: &GenerateArgs, progress: Progress) -> Result<()> {
-    let session = Session::open(&args.model, progress)?;
+    let mut session = Session::open(&args.model, progress)?;
+    if args.max_new_tokens > LONG_ANSWER {
+        session = session.for_long_work();
+    }
     let bound = Bound::from_args(&args.plan, &session)?;
     let model = bound.model(&session, Mode::PdKv, bound.boundary)?;
     let prompt = session.tokenizer.encode_prompt(&args.prompt)?;

@@ -71,7 +71,7 @@ impl Run {
         let tasks = names.iter().map(load).collect::<Result<Vec<_>>>()?;
         let (source, text) = calibration_text(&config)?;
         let folder = RunFolder::open(&config.out, force)?;
-        let session = Session::open(&config.model_args(), progress)?;
+        let session = Session::open(&config.model_args(), progress)?.for_long_work();
         let tokens = session.tokenizer.encode(&text)?;
         let (windows, window_tokens) = (config.windows.get(), config.window_tokens.get());
         let calibration =

@@ -170,13 +170,18 @@ impl Checkpoint {
     pub fn load_with_tokenizer(&self, dtype: DType, device: &Device) -> Result<(Llama, Tokenizer)> {
         let load = || {
             let model = self.load(dtype, device)?;
-            if matches!(self.source, Source::Hf(_)) {
-                crate::kernels::touch(model.weights());
+            if self.maps_weights() {
+                crate::kernels::pages::touch(model.weights());
             }
             Ok(model)
         };
         let (model, tokenizer) = rayon::join(load, || self.tokenizer());
         Ok((model?, tokenizer?))
+    }
+
+    /// Whether weights of the checkpoint's own element type are used where they lie in the file.
+    pub fn maps_weights(&self) -> bool {
+        matches!(self.source, Source::Hf(_))
     }
 
     /// As [`load`](Self::load), but a block is read, and converted, each time another one is run:

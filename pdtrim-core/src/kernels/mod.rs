@@ -13,16 +13,15 @@
 mod attention;
 mod dot;
 mod linear;
+pub(crate) mod pages;
 mod plain;
 mod rows;
 mod simd;
 mod tile;
 mod widths;
 
-use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_flex::{Flex, FlexTensor};
-use rayon::prelude::*;
 
 use crate::model::Angles;
 
@@ -178,27 +177,6 @@ pub(crate) fn select_rows(hidden: Tensor<2>, rows: &[usize]) -> Tensor<2> {
 /// What the kernels read without converting it first.
 fn is_weight<const D: usize>(tensor: &Tensor<D>) -> bool {
     matches!(tensor.dtype(), DType::F32 | DType::BF16) && tensor.device() == Device::flex()
-}
-
-/// Reads a byte of every few pages of a module's parameters on the CPU, on all threads, so that the
-/// system maps those pages in; it maps sixteen at a time.
-pub(crate) fn touch(module: &impl Module) {
-    struct Parameters(Vec<FlexTensor>);
-    impl ModuleVisitor for Parameters {
-        fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
-            let tensor = parameter.val();
-            if is_weight(&tensor) {
-                self.0.push(flex(tensor));
-            }
-        }
-    }
-    let mut parameters = Parameters(Vec::new());
-    module.visit(&mut parameters);
-    parameters.0.par_iter().for_each(|tensor| {
-        for byte in tensor.bytes().iter().step_by(1 << 16) {
-            std::hint::black_box(*byte);
-        }
-    });
 }
 
 /// See [`crate::device::host_peak_flops`].

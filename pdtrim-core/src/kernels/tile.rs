@@ -131,9 +131,8 @@ fn blocks<const ROWS: usize, const WIDTH: usize, const FUSED: bool>(
         for column in (0..COLUMNS).step_by(WIDTH) {
             let mut sums = [[0.0_f32; WIDTH]; ROWS];
             for (k, line) in panel.iter().enumerate() {
-                let weights: &[f32; WIDTH] = line[column..]
-                    .first_chunk()
-                    .expect("WIDTH divides COLUMNS");
+                let weights: &[f32; WIDTH] =
+                    line[column..].first_chunk().expect("WIDTH divides COLUMNS");
                 for r in 0..ROWS {
                     let x = inputs[r][k];
                     for c in 0..WIDTH {

@@ -17,7 +17,7 @@ use crate::session::{Bound, Session};
 
 pub(super) fn run(args: &EvalBenchArgs, progress: Progress) -> Result<()> {
     let (task, data) = load_task(&args.task, args.data.as_deref())?;
-    let session = Session::open(&args.measure.model, progress)?;
+    let session = Session::open(&args.measure.model, progress)?.for_long_work();
     let before = Peak::find(session.device, &args.measure);
     let bound = Bound::from_args(&args.plan, &session)?;
     let rounds = Rounds::new(&args.measure, 1, 5);

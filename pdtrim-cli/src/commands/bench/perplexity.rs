@@ -20,7 +20,7 @@ pub(super) fn run(args: &PerplexityBenchArgs, progress: Progress) -> Result<()> 
         tokens >= window,
         "--tokens {tokens} do not fill a window of {window}"
     );
-    let session = Session::open(&args.measure.model, progress)?;
+    let session = Session::open(&args.measure.model, progress)?.for_long_work();
     let before = Peak::find(session.device, &args.measure);
     let bound = Bound::from_args(&args.plan, &session)?;
     let rounds = Rounds::new(&args.measure, 1, 5);

@@ -27,7 +27,7 @@ struct Searched {
 }
 
 pub(super) fn run(args: &SearchBenchArgs, progress: Progress) -> Result<()> {
-    let session = Session::open(&args.measure.model, progress)?;
+    let session = Session::open(&args.measure.model, progress)?.for_long_work();
     let before = Peak::find(session.device, &args.measure);
     let rounds = Rounds::new(&args.measure, 0, 1);
     let (count, tokens) = (args.count.get(), args.window_tokens.get());

@@ -13,7 +13,7 @@ use crate::progress::Progress;
 use crate::session::{Bound, Session};
 
 pub(super) fn prefill(args: &PrefillBenchArgs, progress: Progress) -> Result<()> {
-    let session = Session::open(&args.measure.model, progress)?;
+    let session = Session::open(&args.measure.model, progress)?.for_long_work();
     let before = Peak::find(session.device, &args.measure);
     let bound = Bound::from_args(&args.plan, &session)?;
     let (tokens, batch) = (args.tokens.get(), args.batch.get());
@@ -38,7 +38,7 @@ pub(super) fn prefill(args: &PrefillBenchArgs, progress: Progress) -> Result<()>
 }
 
 pub(super) fn decode(args: &DecodeBenchArgs, progress: Progress) -> Result<()> {
-    let session = Session::open(&args.measure.model, progress)?;
+    let session = Session::open(&args.measure.model, progress)?.for_long_work();
     let before = Peak::find(session.device, &args.measure);
     let bound = Bound::from_args(&args.plan, &session)?;
     let (context, batch, later) = (args.context.get(), args.batch.get(), args.new_tokens.get());

@@ -29,7 +29,7 @@ struct Run<'a> {
 }
 
 pub(super) fn run(args: &GrowthBenchArgs, progress: Progress) -> Result<()> {
-    let session = Session::open(&args.measure.model, progress)?;
+    let session = Session::open(&args.measure.model, progress)?.for_long_work();
     let before = Peak::find(session.device, &args.measure);
     let sweep = Sweep::new(args, &session)?;
     let rounds = Rounds::new(&args.measure, 1, 3);
