@@ -395,7 +395,8 @@ fn bench_search_says_which_blocks_it_chose() {
     ]);
     let object = place.json(&[&words[..], &["--json"]].concat());
     assert_eq!(object["blocks"].as_array().unwrap().len(), 2);
-    assert_eq!(object["evaluations"], 5 + 4);
+    // Five blocks, of which the first and the last stay.
+    assert_eq!(object["evaluations"], 3 + 2);
     assert_eq!(object["environment"]["threads"], 1);
     assert_eq!(
         object["measurements"][0]["samples"]
@@ -404,7 +405,10 @@ fn bench_search_says_which_blocks_it_chose() {
             .len(),
         1
     );
-    assert!(place.stdout(&words).contains("9 evaluations"));
+    assert!(place.stdout(&words).contains("5 evaluations"));
+    let raced = [&words[..], &["--race-error", "0.05", "--unprotected-ends"]].concat();
+    let raced = place.json(&[&raced[..], &["--json"]].concat());
+    assert_eq!(raced["evaluations"], 5 + 4, "two windows are too few to race");
 }
 
 #[test]
