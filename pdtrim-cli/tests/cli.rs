@@ -408,7 +408,11 @@ fn bench_search_says_which_blocks_it_chose() {
     assert!(place.stdout(&words).contains("5 evaluations"));
     let raced = [&words[..], &["--race-error", "0.05", "--unprotected-ends"]].concat();
     let raced = place.json(&[&raced[..], &["--json"]].concat());
-    assert_eq!(raced["evaluations"], 5 + 4, "two windows are too few to race");
+    assert_eq!(
+        raced["evaluations"],
+        5 + 4,
+        "two windows are too few to race"
+    );
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn apply(
     check(path, module.apply(parameters, None, None, true))
 }
 
-/// Norms and biases stay f32 on the CPU, where bf16 weights meet f32 activations.
+/// Norms and biases stay f32 on the CPU, where narrow weights meet f32 activations.
 fn parameter_dtype(slot: &Slot, dtype: DType, device: &Device) -> DType {
     if slot.shape.len() == 1 && *device == Device::flex() {
         DType::F32

@@ -3,7 +3,7 @@
 //! A few queries (decode) read keys and values where they lie in the cache. Many (prefill) meet them
 //! packed once per head, in tiles of query rows that are shared out over the thread pool; each tile
 //! multiplies with the keys that its last row may see and no others, so masked tiles are never
-//! computed, and no `[seq, seq]` tensor exists. Keys and values are f32 or bf16, the rest is f32.
+//! computed, and no `[seq, seq]` tensor exists. Keys and values are f32, bf16 or f16, the rest is f32.
 
 #![expect(
     clippy::inline_always,
@@ -12,7 +12,7 @@
 
 use burn::tensor::{DType, TensorData};
 use burn_flex::FlexTensor;
-use half::bf16;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::dot::{Weight, fused, total};
@@ -95,6 +95,7 @@ pub(super) fn attention(
     let [queries, keys, values] = [queries, keys, values].map(dense);
     let out = match keys.dtype() {
         DType::BF16 => attend::<bf16>(sizes, &queries, &keys, &values),
+        DType::F16 => attend::<f16>(sizes, &queries, &keys, &values),
         _ => attend::<f32>(sizes, &queries, &keys, &values),
     };
     FlexTensor::from_data(TensorData::new(out, shape))
@@ -422,6 +423,22 @@ impl Cached for bf16 {
     }
 }
 
+impl Cached for f16 {
+    fn scores(query: &[f32], keys: &[Self], stride: usize, scores: &mut [f32]) {
+        scores_f16(query, keys, stride, scores);
+    }
+
+    fn mix(weights: &[f32], values: &[Self], stride: usize, out: &mut [f32]) {
+        mix_f16(weights, values, stride, out);
+    }
+}
+
+for_each_vector_width! {
+    fn scores_f16(query: &[f32], keys: &[f16], stride: usize, scores: &mut [f32]) = scores_body::<f16; FUSED>
+}
+for_each_vector_width! {
+    fn mix_f16(weights: &[f32], values: &[f16], stride: usize, out: &mut [f32]) = mix_body::<f16; FUSED>
+}
 for_each_vector_width! {
     fn scores_f32(query: &[f32], keys: &[f32], stride: usize, scores: &mut [f32]) = scores_body::<f32; FUSED>
 }

@@ -6,8 +6,9 @@
     reason = "a body that is not inlined would be compiled for the baseline only"
 )]
 
-use half::bf16;
+use half::{bf16, f16};
 
+use super::tile::COLUMNS;
 use super::widths::for_each_vector_width;
 
 /// Sums kept apart: four vectors of AVX-512, as many as an addition takes cycles.
@@ -20,6 +21,12 @@ const AHEAD: usize = 2048;
 pub(super) trait Weight: Copy + Send + Sync + bytemuck::Pod {
     fn widen(self) -> f32;
 
+    /// A two-byte weight.
+    fn from_bits(bits: u16) -> Self;
+
+    /// Widens lines of pairs of two-byte weights: line `from + i` becomes lines `2 i` and `2 i + 1`.
+    fn widen_pairs(lines: &mut [u32], from: usize);
+
     /// `out[row] = weights[row] · x` for consecutive rows of `x.len()` weights, in f32.
     fn dots(x: &[f32], weights: &[Self], out: &mut [f32]);
 }
@@ -28,6 +35,14 @@ impl Weight for f32 {
     #[inline(always)]
     fn widen(self) -> f32 {
         self
+    }
+
+    fn from_bits(_: u16) -> Self {
+        unreachable!("f32 has four bytes");
+    }
+
+    fn widen_pairs(_: &mut [u32], _: usize) {
+        unreachable!("f32 weights are packed as they are");
     }
 
     fn dots(x: &[f32], weights: &[Self], out: &mut [f32]) {
@@ -41,8 +56,44 @@ impl Weight for bf16 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
+    #[inline(always)]
+    fn from_bits(bits: u16) -> Self {
+        bf16::from_bits(bits)
+    }
+
+    fn widen_pairs(lines: &mut [u32], from: usize) {
+        widen_pairs_bf16(lines, from);
+    }
+
     fn dots(x: &[f32], weights: &[Self], out: &mut [f32]) {
         dots_bf16(x, weights, out);
+    }
+}
+
+impl Weight for f16 {
+    /// Without the CPU's own instruction, which loops over arrays do not become: the exponent is moved to
+    /// its place and its bias corrected by a product, which also makes subnormal numbers normal. An
+    /// infinity becomes 65536.
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        /// 2^(127 - 15).
+        const BIAS: f32 = f32::from_bits((127 + 112) << 23);
+        let bits = u32::from(self.to_bits());
+        let magnitude = f32::from_bits((bits & 0x7fff) << 13) * BIAS;
+        f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
+    }
+
+    #[inline(always)]
+    fn from_bits(bits: u16) -> Self {
+        f16::from_bits(bits)
+    }
+
+    fn widen_pairs(lines: &mut [u32], from: usize) {
+        widen_pairs_f16(lines, from);
+    }
+
+    fn dots(x: &[f32], weights: &[Self], out: &mut [f32]) {
+        dots_f16(x, weights, out);
     }
 }
 
@@ -52,6 +103,29 @@ for_each_vector_width! {
 
 for_each_vector_width! {
     fn dots_bf16(x: &[f32], weights: &[bf16], out: &mut [f32]) = body::<bf16; FUSED>
+}
+
+for_each_vector_width! {
+    fn dots_f16(x: &[f32], weights: &[f16], out: &mut [f32]) = body::<f16; FUSED>
+}
+
+for_each_vector_width! {
+    fn widen_pairs_bf16(lines: &mut [u32], from: usize) = widen_pairs_body::<bf16; FUSED>
+}
+
+for_each_vector_width! {
+    fn widen_pairs_f16(lines: &mut [u32], from: usize) = widen_pairs_body::<f16; FUSED>
+}
+
+#[inline(always)]
+fn widen_pairs_body<W: Weight, const FUSED: bool>(lines: &mut [u32], from: usize) {
+    let (lines, _) = lines.as_chunks_mut::<COLUMNS>();
+    let widen = |bits: u32| W::from_bits(bits as u16).widen().to_bits();
+    for pair in 0..lines.len() - from {
+        let line = lines[from + pair];
+        lines[2 * pair] = line.map(widen);
+        lines[2 * pair + 1] = line.map(|pair| widen(pair >> 16));
+    }
 }
 
 #[inline(always)]
@@ -143,8 +217,21 @@ mod tests {
             assert_eq!(out, expected);
             bf16::dots(&x, &narrow, &mut out);
             assert_eq!(out, expected);
+            let narrow: Vec<f16> = weights.iter().map(|&w| f16::from_f32(w)).collect();
+            f16::dots(&x, &narrow, &mut out);
+            assert_eq!(out, expected);
             body::<f32, false>(&x, &weights, &mut out);
             assert_eq!(out, expected);
+        }
+    }
+
+    #[test]
+    fn every_finite_f16_widens_exactly() {
+        for bits in 0..=u16::MAX {
+            let value = f16::from_bits(bits);
+            if value.is_finite() {
+                assert_eq!(Weight::widen(value).to_bits(), value.to_f32().to_bits());
+            }
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Linear layers on the CPU backend's storage: activations f32 `[rows, in]` times weights
-//! `[out, in]`, f32 or bf16, read as a checkpoint holds them.
+//! `[out, in]`, f32, bf16 or f16, read as a checkpoint holds them.
 //!
 //! One row is a matrix-vector product. More rows go through packed panels, shared out over the thread
 //! pool by panel and, for many rows, by row. What follows a product (a bias, the residual stream, the
 //! gate of the MLP) is done while its tile is still in the cache.
 //!
-//! bf16 weights meet f32 activations as f32, except for more than [`ROUNDED_FROM`] rows on a CPU with
+//! Narrow weights meet f32 activations as f32, except bf16 ones for more than [`ROUNDED_FROM`] rows on a CPU with
 //! products of bf16 pairs: there the activations are rounded to bf16 too, as every engine does that
 //! computes in bf16. Sums are f32 throughout.
 
@@ -19,7 +19,7 @@ use std::marker::PhantomData;
 
 use burn::tensor::{DType, TensorData};
 use burn_flex::FlexTensor;
-use half::bf16;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::dot::Weight;
@@ -47,6 +47,7 @@ pub(super) struct Part {
 pub(super) fn linear(rows: &FlexTensor, parts: Vec<Part>) -> Vec<FlexTensor> {
     match parts[0].weight.dtype() {
         DType::BF16 => linear_of::<bf16>(rows, parts),
+        DType::F16 => linear_of::<f16>(rows, parts),
         _ => linear_of::<f32>(rows, parts),
     }
 }
@@ -59,6 +60,7 @@ pub(super) fn linear_add(
 ) -> FlexTensor {
     match weight.dtype() {
         DType::BF16 => linear_add_of::<bf16>(rows, weight, residual),
+        DType::F16 => linear_add_of::<f16>(rows, weight, residual),
         _ => linear_add_of::<f32>(rows, weight, residual),
     }
 }
@@ -67,6 +69,7 @@ pub(super) fn linear_add(
 pub(super) fn gated(rows: &FlexTensor, gate: &FlexTensor, up: &FlexTensor) -> FlexTensor {
     match gate.dtype() {
         DType::BF16 => gated_of::<bf16>(rows, gate, up),
+        DType::F16 => gated_of::<f16>(rows, gate, up),
         _ => gated_of::<f32>(rows, gate, up),
     }
 }
@@ -75,6 +78,7 @@ pub(super) fn gated(rows: &FlexTensor, gate: &FlexTensor, up: &FlexTensor) -> Fl
 pub(super) fn scored(rows: &FlexTensor, weight: &FlexTensor, targets: &[u32]) -> Vec<TokenScore> {
     match weight.dtype() {
         DType::BF16 => scored_of::<bf16>(rows, weight, targets),
+        DType::F16 => scored_of::<f16>(rows, weight, targets),
         _ => scored_of::<f32>(rows, weight, targets),
     }
 }
@@ -454,20 +458,7 @@ impl Packed for f32 {
 
 impl Packed for bf16 {
     fn pack(vectors: Vectors, rows: &[&[Self]; COLUMNS], first: usize, panel: &mut [u32]) {
-        let depth = panel.len() / COLUMNS;
-        let (pairs, odd) = (depth / 2, depth % 2);
-        // Pairs go where they are overwritten last: pair i becomes lines 2 i and 2 i + 1.
-        pack_pairs(vectors, rows, first, &mut panel[(pairs + odd) * COLUMNS..]);
-        let (lines, _) = panel.as_chunks_mut::<COLUMNS>();
-        for pair in 0..pairs {
-            let line = lines[pairs + odd + pair];
-            lines[2 * pair] = line.map(|pair| pair << 16);
-            lines[2 * pair + 1] = line.map(|pair| pair & 0xffff_0000);
-        }
-        if odd == 1 {
-            let last = first + depth - 1;
-            lines[depth - 1] = rows.map(|row| u32::from(row[last].to_bits()) << 16);
-        }
+        pack_narrow(vectors, rows, first, panel);
     }
 
     fn rounded(vectors: Vectors, x: &Activations<'_>) -> Option<Vec<u32>> {
@@ -479,6 +470,35 @@ impl Packed for bf16 {
                 .for_each(|(out, x)| simd::round_pairs(out, x));
             out
         })
+    }
+}
+
+impl Packed for f16 {
+    fn pack(vectors: Vectors, rows: &[&[Self]; COLUMNS], first: usize, panel: &mut [u32]) {
+        pack_narrow(vectors, rows, first, panel);
+    }
+
+    fn rounded(_: Vectors, _: &Activations<'_>) -> Option<Vec<u32>> {
+        None
+    }
+}
+
+/// Packs two-byte weights, widened.
+fn pack_narrow<W: Packed>(
+    vectors: Vectors,
+    rows: &[&[W]; COLUMNS],
+    first: usize,
+    panel: &mut [u32],
+) {
+    let depth = panel.len() / COLUMNS;
+    let (pairs, odd) = (depth / 2, depth % 2);
+    // Pairs go where they are overwritten last: pair i becomes lines 2 i and 2 i + 1.
+    pack_pairs(vectors, rows, first, &mut panel[(pairs + odd) * COLUMNS..]);
+    W::widen_pairs(panel, pairs + odd);
+    if odd == 1 {
+        let last = first + depth - 1;
+        let line = rows.map(|row| row[last].widen().to_bits());
+        panel[(depth - 1) * COLUMNS..].copy_from_slice(&line);
     }
 }
 

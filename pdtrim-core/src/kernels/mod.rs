@@ -2,7 +2,7 @@
 //!
 //! Each has two bodies. `plain` is built from Burn's public operations and runs on every backend and
 //! element type. The others work on the CPU backend's own storage: activations in f32, weights, keys
-//! and values in f32 or bf16. Burn's own matrix product packs weights on every call, its bf16 one
+//! and values in f32, bf16 or f16. Burn's own matrix product packs weights on every call, its bf16 one
 //! converts them on every call, its element-wise operations are single-threaded and its attention
 //! computes masked tiles (`burn-flex` 0.22); `benches/kernels.rs` times what is here.
 //! Tests hold each against `plain`. This module is the only one with `unsafe` code beside the memory
@@ -158,10 +158,11 @@ pub(crate) fn narrow_kv(heads: Tensor<4>, dtype: DType) -> Tensor<4> {
     if heads.dtype() == dtype {
         return heads;
     }
-    if !(is_flex_f32(&heads) && dtype == DType::BF16) {
-        return Tensor::<4>::cast(heads, dtype);
+    match dtype {
+        DType::BF16 if is_flex_f32(&heads) => from_flex(rows::to_bf16(&flex(heads))),
+        DType::F16 if is_flex_f32(&heads) => from_flex(rows::to_f16(&flex(heads))),
+        _ => Tensor::<4>::cast(heads, dtype),
     }
-    from_flex(rows::round(&flex(heads)))
 }
 
 /// The rows of `hidden` `[rows, width]` with the given indices, in that order.
@@ -176,7 +177,8 @@ pub(crate) fn select_rows(hidden: Tensor<2>, rows: &[usize]) -> Tensor<2> {
 
 /// What the kernels read without converting it first.
 fn is_weight<const D: usize>(tensor: &Tensor<D>) -> bool {
-    matches!(tensor.dtype(), DType::F32 | DType::BF16) && tensor.device() == Device::flex()
+    let read = matches!(tensor.dtype(), DType::F32 | DType::BF16 | DType::F16);
+    read && tensor.device() == Device::flex()
 }
 
 /// See [`crate::device::host_peak_flops`].

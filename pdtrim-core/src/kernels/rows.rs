@@ -2,7 +2,7 @@
 
 use burn::tensor::TensorData;
 use burn_flex::FlexTensor;
-use half::bf16;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::{TokenScore, simd};
@@ -23,11 +23,21 @@ pub(super) fn rms_norm(rows: &FlexTensor, weight: &FlexTensor, eps: f32) -> Flex
 }
 
 /// As bf16.
-pub(super) fn round(heads: &FlexTensor) -> FlexTensor {
+pub(super) fn to_bf16(heads: &FlexTensor) -> FlexTensor {
     let heads = heads.to_contiguous();
     let x = contiguous(&heads);
     let mut out = vec![bf16::ZERO; x.len()];
     simd::round(&mut out, x);
+    FlexTensor::from_data(TensorData::new(out, heads.layout().shape().clone()))
+}
+
+/// As f16.
+pub(super) fn to_f16(heads: &FlexTensor) -> FlexTensor {
+    let heads = heads.to_contiguous();
+    let out: Vec<f16> = contiguous(&heads)
+        .iter()
+        .map(|&x| f16::from_f32(x))
+        .collect();
     FlexTensor::from_data(TensorData::new(out, heads.layout().shape().clone()))
 }
 

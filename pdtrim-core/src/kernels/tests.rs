@@ -14,17 +14,23 @@ fn assert_close<const D: usize>(ours: Tensor<D>, plain: Tensor<D>) {
     );
 }
 
-fn narrowed(weight: Tensor<2>, narrow: bool) -> Tensor<2> {
-    if narrow {
-        weight.cast(DType::BF16)
-    } else {
-        weight
+fn narrowings() -> impl Strategy<Value = Option<DType>> {
+    prop_oneof![Just(None), Just(Some(DType::BF16)), Just(Some(DType::F16))]
+}
+
+fn narrowed(weight: Tensor<2>, narrow: Option<DType>) -> Tensor<2> {
+    match narrow {
+        Some(dtype) => weight.cast(dtype),
+        None => weight,
     }
 }
 
 /// Whether activations are rounded to bf16 on this CPU.
-fn rounds(rows: usize, inputs: usize, narrow: bool) -> bool {
-    narrow && rows > 16 && inputs.is_multiple_of(2) && widths::Vectors::detect().multiply_bf16()
+fn rounds(rows: usize, inputs: usize, narrow: Option<DType>) -> bool {
+    narrow == Some(DType::BF16)
+        && rows > 16
+        && inputs.is_multiple_of(2)
+        && widths::Vectors::detect().multiply_bf16()
 }
 
 fn assert_products_close(ours: Tensor<2>, plain: Tensor<2>, rounded: bool) {
@@ -47,7 +53,7 @@ proptest! {
 
     #[test]
     fn layers_equal_burns_operations(
-        rows in 1_usize..60, inputs in 1_usize..90, q in 1_usize..100, k in 1_usize..50, narrow: bool,
+        rows in 1_usize..60, inputs in 1_usize..90, q in 1_usize..100, k in 1_usize..50, narrow in narrowings(),
     ) {
         let weight = |outputs| narrowed(random([outputs, inputs]), narrow);
         let x = random([rows, inputs]);
@@ -60,7 +66,7 @@ proptest! {
 
     #[test]
     fn a_layer_on_the_residual_stream_equals_burns_operations(
-        rows in 1_usize..60, inputs in 1_usize..90, outputs in 1_usize..100, narrow: bool,
+        rows in 1_usize..60, inputs in 1_usize..90, outputs in 1_usize..100, narrow in narrowings(),
     ) {
         let weight = narrowed(random([outputs, inputs]), narrow);
         let (x, residual) = (random([rows, inputs]), random([rows, outputs]));
@@ -70,7 +76,7 @@ proptest! {
 
     #[test]
     fn the_gate_equals_burns_operations(
-        rows in 1_usize..60, inputs in 1_usize..40, outputs in 1_usize..100, narrow: bool,
+        rows in 1_usize..60, inputs in 1_usize..40, outputs in 1_usize..100, narrow in narrowings(),
     ) {
         let weight = || narrowed(random([outputs, inputs]) * 0.1, narrow);
         let (x, gate, up) = (random([rows, inputs]), weight(), weight());
@@ -94,16 +100,16 @@ proptest! {
         kv_heads in 1_usize..4,
         group in 1_usize..4,
         width in 1_usize..70,
-        narrow: bool,
+        narrow in narrowings(),
     ) {
         let queries = random([batch, seq, kv_heads * group, width]);
         // A view of a larger cache, as in use.
         let cache = || random([batch, before + seq + unused, kv_heads, width]).narrow(1, 0, before + seq);
         let (mut keys, mut values) = (cache(), cache());
         let mut wide = (keys.clone(), values.clone());
-        if narrow {
-            keys = narrow_kv(keys, DType::BF16);
-            values = narrow_kv(values, DType::BF16);
+        if let Some(dtype) = narrow {
+            keys = narrow_kv(keys, dtype);
+            values = narrow_kv(values, dtype);
             wide = (Tensor::<4>::cast(keys.clone(), DType::F32), Tensor::<4>::cast(values.clone(), DType::F32));
         }
         assert_close(attention(queries.clone(), keys, values), plain::attention(queries, wide.0, wide.1));
@@ -111,7 +117,7 @@ proptest! {
 
     #[test]
     fn scores_without_logits_equal_burns_operations(
-        rows in 1_usize..40, width in 1_usize..20, vocab in 1_usize..300, seed in 0_u32..1000, narrow: bool,
+        rows in 1_usize..40, width in 1_usize..20, vocab in 1_usize..300, seed in 0_u32..1000, narrow in narrowings(),
     ) {
         let (x, head) = (random([rows, width]), narrowed(random([vocab, width]), narrow));
         let targets: Vec<u32> = (0..rows as u32).map(|row| (seed * 31 + row * 7) % vocab as u32).collect();
@@ -152,7 +158,7 @@ fn a_shared_tensor_is_not_written_to() {
 #[test]
 fn products_larger_than_a_panel_and_a_tile_equal_burns_operations() {
     let (x, weight) = (random([600, 3100]), random([50, 3100]) * 0.05);
-    for narrow in [false, true] {
+    for narrow in [None, Some(DType::BF16), Some(DType::F16)] {
         let weight = narrowed(weight.clone(), narrow);
         let [ours] = linear(&x, [(weight.clone(), None)]);
         let tolerance = if rounds(600, 3100, narrow) { 0.3 } else { 2e-3 };

@@ -216,10 +216,10 @@ impl Llama {
         head.unwrap_or(&self.weights.embed_tokens).val()
     }
 
-    /// Element type of hidden states: the weights', but f32 on the CPU, whose kernels read bf16 weights
-    /// as they are.
+    /// Element type of hidden states: the weights', but f32 on the CPU, whose kernels read narrow
+    /// weights as they are.
     fn activations(&self) -> DType {
-        if self.device == Device::flex() && self.dtype == DType::BF16 {
+        if self.device == Device::flex() && matches!(self.dtype, DType::BF16 | DType::F16) {
             DType::F32
         } else {
             self.dtype
