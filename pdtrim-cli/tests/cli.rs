@@ -416,6 +416,13 @@ fn bench_search_says_which_blocks_it_chose() {
 }
 
 #[test]
+fn bench_make_refuses_a_shape_that_it_does_not_know() {
+    let place = Place::new();
+    let error = place.failure(&["bench", "make", "llama-9", "--out", "made"]);
+    assert!(error.contains("llama-3.1-8b"), "{error}");
+}
+
+#[test]
 fn bench_growth_writes_a_page_and_its_numbers() {
     let place = Place::new();
     let words = bench(&[

@@ -267,7 +267,7 @@ impl<'a> PdModel<'a> {
         start: TokenPosition,
         cache: &mut KvCache,
     ) -> Tensor<3> {
-        on_pool(|| {
+        on_pool(self.model.device(), || {
             let mut hidden = self.model.embed(ids, start);
             for id in (0..self.model.dims().n_blocks).map(BlockId::new) {
                 let Some(block) = cache.block_mut(id) else {

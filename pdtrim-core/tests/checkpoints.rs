@@ -14,7 +14,7 @@ use std::path::Path;
 
 use burn::tensor::{DType, Device};
 use gguf_writer::GgufWriter;
-use pdtrim_core::checkpoint::Checkpoint;
+use pdtrim_core::checkpoint::{Checkpoint, seeded};
 use pdtrim_core::config::{Architecture, RopeScaling};
 use pdtrim_core::model::Llama;
 use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Rows};
@@ -165,6 +165,31 @@ fn a_model_of_which_one_block_is_held_is_the_same_model() {
         };
         assert_eq!(costs(&streamed), costs(&held));
     }
+}
+
+#[test]
+fn a_seeded_checkpoint_depends_on_its_seed_alone() {
+    let mut config = tiny_config(Architecture::Llama);
+    config.vocab_size = 300;
+    let written = |seed: u64| {
+        let folder = tempfile::tempdir().unwrap();
+        let report = seeded::write(&config, seed, DType::BF16, folder.path()).unwrap();
+        assert_eq!(report.weight_bytes.0, 2 * config.parameters() as u64);
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let (model, tokenizer) = checkpoint
+            .load_with_tokenizer(DType::F32, &Device::flex())
+            .unwrap();
+        let ids = tokenizer.encode("Prefill, naïvely.").unwrap();
+        assert_eq!(ids.len(), "Prefill, naïvely.".len(), "a token a byte");
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "Prefill, naïvely.");
+        scores(&model, BlockSet::empty(5))
+    };
+    assert_eq!(written(1), written(1));
+    assert_ne!(written(1), written(2));
+    for name in seeded::SHAPES {
+        assert!(seeded::shape(name).is_ok());
+    }
+    assert!(seeded::shape("llama-9").is_err());
 }
 
 #[test]

@@ -117,6 +117,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", help="workloads, separated by commas (default: all; --list names them)")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="for both sides")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for pdtrim and transformers")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds of rest before every sample")
     parser.add_argument("--python", default=sys.executable, help="the Python that has the peers' packages")
     parser.add_argument("--sleb-evaluations", type=int, default=10, help="evaluations the torch SLEB loop really runs")

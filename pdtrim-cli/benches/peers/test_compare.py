@@ -118,7 +118,7 @@ class Bench(unittest.TestCase):
     def test_our_side_gets_the_documented_flags(self) -> None:
         self.compare("--pairs", "1", only="prefill-512-bf16")
         given = json.loads((self.folder / "args").read_text())
-        flags = "--dtype bf16 --tokens 512 --batch 1 --warmup 1 --repeats 1 --json".split()
+        flags = "--dtype bf16 --device cpu --tokens 512 --batch 1 --warmup 1 --repeats 1 --json".split()
         self.assertEqual(given, ["bench", "prefill", "--model", str(self.folder), *flags])
 
     def test_a_failing_peer_costs_its_own_workload_only(self) -> None:

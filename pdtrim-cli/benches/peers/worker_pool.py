@@ -72,9 +72,12 @@ class Worker:
         self.errors.close()
 
 
-def transformers_command(model: Path, dtype: str, threads: int, python: str = sys.executable) -> list[str]:
+def transformers_command(
+    model: Path, dtype: str, threads: int, python: str = sys.executable, device: str = "cpu"
+) -> list[str]:
     script = str(HERE / "worker_transformers.py")
-    return [python, script, "--model", str(model), "--dtype", dtype, "--threads", str(threads)]
+    command = [python, script, "--model", str(model), "--dtype", dtype, "--threads", str(threads)]
+    return [*command, "--device", device]
 
 
 def llama_cpp_command(gguf: Path, threads: int, python: str = sys.executable) -> list[str]:

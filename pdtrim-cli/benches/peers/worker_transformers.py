@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Worker: one sample of prefill, decode or perplexity by transformers on torch, on the CPU.
+"""Worker: one sample of prefill, decode or perplexity by transformers on torch.
 
 Requests, one JSON object a line (`token_ids` may replace the fixed prompt wherever `tokens` or `context` stands):
   {"work": "prefill", "tokens": 512, "batch": 1}
@@ -18,7 +18,7 @@ from typing import Any, Callable
 from peer_io import Answer, Request, fail, need, serve, token_ids
 
 
-def load(folder: Path, dtype: str, threads: int) -> tuple[Any, Any]:
+def load(folder: Path, dtype: str, threads: int, device: str = "cpu") -> tuple[Any, Any]:
     """torch with its number of threads set, and the model ready for inference."""
     if not (folder / "config.json").is_file():
         fail(f"no Hugging Face folder at {folder}")
@@ -32,7 +32,7 @@ def load(folder: Path, dtype: str, threads: int) -> tuple[Any, Any]:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=element, attn_implementation="sdpa", local_files_only=True
     )
-    return torch, model.eval()
+    return torch, model.to(device).eval()
 
 
 class Works:
@@ -47,7 +47,13 @@ class Works:
         batch = request.get("batch", 1)
         given = request.get("token_ids")
         rows = [given or token_ids(count, first=row * count) for row in range(batch)]
-        return self.torch.tensor(rows)
+        return self.torch.tensor(rows, device=self.model.device)
+
+    def now(self) -> float:
+        """The clock, after a GPU has done what it was given."""
+        if self.model.device.type == "cuda":
+            self.torch.cuda.synchronize()
+        return time.perf_counter()
 
     def forward(self, ids: Any, cache: Any = None) -> tuple[Any, Any]:
         """Greedy next ids [batch, 1] and the KV cache; only the last position's logits are computed."""
@@ -56,27 +62,27 @@ class Works:
 
     def prefill(self, request: Request) -> Answer:
         ids = self.prompt(request, request.get("tokens", 0))
-        start = time.perf_counter()
+        start = self.now()
         next_ids, _ = self.forward(ids)
-        return {"seconds": time.perf_counter() - start, "tokens": next_ids.flatten().tolist()}
+        return {"seconds": self.now() - start, "tokens": next_ids.flatten().tolist()}
 
     def decode(self, request: Request) -> Answer:
         next_ids, cache = self.forward(self.prompt(request, request.get("context", 0)))
         steps = [next_ids]
-        start = time.perf_counter()
+        start = self.now()
         for _ in range(request["new_tokens"]):
             next_ids, cache = self.forward(next_ids, cache)
             steps.append(next_ids)
-        seconds = (time.perf_counter() - start) / request["new_tokens"]
+        seconds = (self.now() - start) / request["new_tokens"]
         return {"seconds": seconds, "tokens": self.torch.cat(steps, 1).tolist()[0]}
 
     def perplexity(self, request: Request) -> Answer:
         window, batch = request["window"], request.get("batch", 1)
         ids = request.get("token_ids") or token_ids(request["tokens"])
-        windows = self.torch.tensor(ids).view(-1, window).split(batch)
-        start = time.perf_counter()
+        windows = self.torch.tensor(ids, device=self.model.device).view(-1, window).split(batch)
+        start = self.now()
         nll = sum(self.nll_sum(rows) for rows in windows)
-        seconds = time.perf_counter() - start
+        seconds = self.now() - start
         return {"seconds": seconds, "mean_nll": nll / (len(ids) // window * (window - 1))}
 
     def nll_sum(self, ids: Any) -> float:
@@ -104,8 +110,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face folder")
     parser.add_argument("--dtype", choices=["f32", "bf16", "f16"], default="f32")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     args = parser.parse_args()
-    serve(Works(*load(args.model, args.dtype, args.threads)).answer)
+    serve(Works(*load(args.model, args.dtype, args.threads, args.device)).answer)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class Catalogue:
     def bench(self, work: str, dtype: str, warmup: int = 1, **flags: int) -> Measure:
         """One sample from a fresh `pdtrim bench`, after `warmup` runs in the same process that do not count."""
         args = self.args
-        command = [str(args.pdtrim), "bench", work, "--model", str(args.model), "--dtype", dtype]
+        command = [str(args.pdtrim), "bench", work, "--model", str(args.model), "--dtype", dtype, "--device", args.device]
         command += [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
         command += ["--warmup", str(warmup), "--repeats", "1", "--json"]
         return lambda: our_sample(run_process(command, args.threads)[0], command[1:3])
@@ -116,7 +116,8 @@ class Catalogue:
         return {"seconds": seconds}
 
     def transformers(self, dtype: str) -> list[str]:
-        return transformers_command(self.args.model, dtype, self.args.threads, self.args.python)
+        args = self.args
+        return transformers_command(args.model, dtype, args.threads, args.python, args.device)
 
     def llama_cpp(self, kind: str) -> list[str]:
         if self.args.gguf is None:
@@ -135,6 +136,20 @@ class Catalogue:
             ("prefill-512", "f32", "f32", self.prefill(512, "f32"), {**prefill, "tokens": 512}),
             ("prefill-2048", "f32", "f32", self.prefill(2048, "f32"), {**prefill, "tokens": 2048}),
             ("prefill-512-bf16", "bf16", "bf16", self.prefill(512, "bf16"), {**prefill, "tokens": 512}),
+            (
+                "prefill-2048-bf16",
+                "bf16",
+                "bf16",
+                self.prefill(2048, "bf16"),
+                {**prefill, "tokens": 2048},
+            ),
+            (
+                "decode-512-bf16-both",
+                "bf16",
+                "bf16",
+                self.decode(1, "bf16"),
+                {**decode, "batch": 1, "new_tokens": DECODE_STEPS},
+            ),
             ("decode-512", "f32", "f32", self.decode(1, "f32"), {**decode, "batch": 1, "new_tokens": DECODE_STEPS}),
             ("decode-512-bf16", "bf16", "f32", self.decode(1, "bf16"), {**decode, "batch": 1, "new_tokens": DECODE_STEPS}),
             ("decode-batch-8", "f32", "f32", self.decode(8, "f32"), {**decode, "batch": 8, "new_tokens": DECODE_STEPS}),

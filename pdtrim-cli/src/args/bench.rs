@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use pdtrim_core::{BlockList, Boundary};
 
-use super::{ModelArgs, PlanArgs};
+use super::{DtypeArg, ModelArgs, PlanArgs};
 
 /// Measure how fast the stages, a search and an evaluation run on this machine.
 #[derive(Args, Debug)]
@@ -31,6 +31,8 @@ pub(crate) enum BenchCommand {
     Eval(EvalBenchArgs),
     /// Opening a checkpoint, loading its weights and the first token of a prompt.
     Load(LoadBenchArgs),
+    /// Write a checkpoint of a published model's shape with seeded random weights, to measure with.
+    Make(MakeBenchArgs),
     /// How times grow with prompt length, batch and removed blocks, against what the work predicts; a page.
     Growth(GrowthBenchArgs),
 }
@@ -176,6 +178,21 @@ pub(crate) struct LoadBenchArgs {
     /// The prompt whose first new token is waited for.
     #[arg(long, default_value = "The capital of France is", value_name = "TEXT")]
     pub(crate) prompt: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct MakeBenchArgs {
+    /// smollm2-135m, llama-3.2-3b, llama-3.1-8b or llama-2-13b.
+    pub(crate) shape: String,
+    /// The folder to write.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Element type of the weights.
+    #[arg(long, value_enum, default_value = "bf16")]
+    pub(crate) dtype: DtypeArg,
+    /// Seed of the weights.
+    #[arg(long, default_value = "0")]
+    pub(crate) seed: u64,
 }
 
 #[derive(Args, Debug)]

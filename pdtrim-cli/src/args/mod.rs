@@ -14,7 +14,7 @@ use clap_complete::Shell;
 
 pub(crate) use bench::{
     BenchArgs, BenchCommand, DecodeBenchArgs, EvalBenchArgs, GrowthBenchArgs, LoadBenchArgs,
-    MeasureArgs, PerplexityBenchArgs, PrefillBenchArgs, SearchBenchArgs, TextArgs,
+    MakeBenchArgs, MeasureArgs, PerplexityBenchArgs, PrefillBenchArgs, SearchBenchArgs, TextArgs,
 };
 pub(crate) use eval::{EvalArgs, ModeArg};
 pub(crate) use generate::GenerateArgs;

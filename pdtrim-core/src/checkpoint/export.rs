@@ -159,6 +159,30 @@ impl Checkpoint {
     }
 }
 
+/// Writes a folder of a whole model whose tensors come in the order of [`slots`].
+pub(super) fn write_folder(
+    config: &ModelConfig,
+    tensors: Vec<PackTensor>,
+    tokenizer: &Value,
+    dtype: DType,
+    folder: &Path,
+) -> Result<ExportReport> {
+    let none = BlockSet::empty(config.n_blocks);
+    let about = hf_config(config, &none, dtype, Value::Null)?;
+    let view = |tensor: PackTensor| (tensor.name.clone(), LazyView { tensor, dtype });
+    let views: Vec<_> = tensors.into_iter().map(view).collect();
+    let weight_bytes = Bytes(views.iter().map(|(_, view)| view.data_len() as u64).sum());
+    fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
+    write_weights(&folder.join("model.safetensors"), views)?;
+    write_json(&folder.join("tokenizer.json"), tokenizer)?;
+    // Last: a folder without config.json is not a checkpoint, so a broken-off write is none.
+    write_json(&folder.join("config.json"), &about)?;
+    Ok(ExportReport {
+        blocks: config.n_blocks,
+        weight_bytes,
+    })
+}
+
 /// A tensor that is read and converted when the writer asks for its bytes.
 struct LazyView {
     tensor: PackTensor,

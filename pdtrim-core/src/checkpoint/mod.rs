@@ -11,6 +11,7 @@ mod hf;
 pub mod hub;
 mod names;
 pub mod pull;
+pub mod seeded;
 pub mod source;
 mod weights;
 pub mod wheel;

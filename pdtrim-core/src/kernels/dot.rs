@@ -1,5 +1,5 @@
-//! One row of activations times weights `[out, in]`, read once and as they lie: the speed of decode is
-//! the speed of that read.
+//! A few rows of activations times weights `[out, in]`, read once and as they lie: the speed of decode
+//! is the speed of that read.
 
 #![expect(
     clippy::inline_always,
@@ -27,8 +27,8 @@ pub(super) trait Weight: Copy + Send + Sync + bytemuck::Pod {
     /// Widens lines of pairs of two-byte weights: line `from + i` becomes lines `2 i` and `2 i + 1`.
     fn widen_pairs(lines: &mut [u32], from: usize);
 
-    /// `out[row] = weights[row] · x` for consecutive rows of `x.len()` weights, in f32.
-    fn dots(x: &[f32], weights: &[Self], out: &mut [f32]);
+    /// `out[row, output] = rows[row] · weights[output]` in f32, for all of the `width` wide rows and weights.
+    fn dots(rows: &[f32], width: usize, weights: &[Self], out: &mut [f32]);
 }
 
 impl Weight for f32 {
@@ -45,8 +45,8 @@ impl Weight for f32 {
         unreachable!("f32 weights are packed as they are");
     }
 
-    fn dots(x: &[f32], weights: &[Self], out: &mut [f32]) {
-        dots_f32(x, weights, out);
+    fn dots(rows: &[f32], width: usize, weights: &[Self], out: &mut [f32]) {
+        dots_f32(rows, width, weights, out);
     }
 }
 
@@ -65,8 +65,8 @@ impl Weight for bf16 {
         widen_pairs_bf16(lines, from);
     }
 
-    fn dots(x: &[f32], weights: &[Self], out: &mut [f32]) {
-        dots_bf16(x, weights, out);
+    fn dots(rows: &[f32], width: usize, weights: &[Self], out: &mut [f32]) {
+        dots_bf16(rows, width, weights, out);
     }
 }
 
@@ -92,21 +92,21 @@ impl Weight for f16 {
         widen_pairs_f16(lines, from);
     }
 
-    fn dots(x: &[f32], weights: &[Self], out: &mut [f32]) {
-        dots_f16(x, weights, out);
+    fn dots(rows: &[f32], width: usize, weights: &[Self], out: &mut [f32]) {
+        dots_f16(rows, width, weights, out);
     }
 }
 
 for_each_vector_width! {
-    fn dots_f32(x: &[f32], weights: &[f32], out: &mut [f32]) = body::<f32; FUSED>
+    fn dots_f32(rows: &[f32], width: usize, weights: &[f32], out: &mut [f32]) = body::<f32; FUSED>
 }
 
 for_each_vector_width! {
-    fn dots_bf16(x: &[f32], weights: &[bf16], out: &mut [f32]) = body::<bf16; FUSED>
+    fn dots_bf16(rows: &[f32], width: usize, weights: &[bf16], out: &mut [f32]) = body::<bf16; FUSED>
 }
 
 for_each_vector_width! {
-    fn dots_f16(x: &[f32], weights: &[f16], out: &mut [f32]) = body::<f16; FUSED>
+    fn dots_f16(rows: &[f32], width: usize, weights: &[f16], out: &mut [f32]) = body::<f16; FUSED>
 }
 
 for_each_vector_width! {
@@ -129,9 +129,16 @@ fn widen_pairs_body<W: Weight, const FUSED: bool>(lines: &mut [u32], from: usize
 }
 
 #[inline(always)]
-fn body<W: Weight, const FUSED: bool>(x: &[f32], weights: &[W], out: &mut [f32]) {
-    for (out, row) in out.iter_mut().zip(weights.chunks_exact(x.len())) {
-        *out = dot::<W, FUSED>(x, row);
+fn body<W: Weight, const FUSED: bool>(rows: &[f32], width: usize, weights: &[W], out: &mut [f32]) {
+    let outputs = weights.len() / width;
+    for (output, weights) in weights.chunks_exact(width).enumerate() {
+        for part in weights.as_chunks::<LANES>().0 {
+            fetch_ahead(part);
+        }
+        // The weights are in the nearest cache from the first row on.
+        for (row, x) in rows.chunks_exact(width).enumerate() {
+            out[row * outputs + output] = dot::<W, FUSED>(x, weights);
+        }
     }
 }
 
@@ -147,7 +154,6 @@ fn dot<W: Weight, const FUSED: bool>(x: &[f32], row: &[W]) -> f32 {
     let (chunks, rest) = x.as_chunks::<LANES>();
     let (weights, weights_rest) = row.as_chunks::<LANES>();
     for (x, weights) in chunks.iter().zip(weights) {
-        fetch_ahead(weights);
         for lane in 0..LANES {
             sums[lane] = fused::<FUSED>(x[lane], weights[lane].widen(), sums[lane]);
         }
@@ -213,14 +219,14 @@ mod tests {
                 .map(|row| row.iter().zip(&x).map(|(a, b)| a * b).sum())
                 .collect();
             let mut out = vec![0.0; rows];
-            f32::dots(&x, &weights, &mut out);
+            f32::dots(&x, width, &weights, &mut out);
             assert_eq!(out, expected);
-            bf16::dots(&x, &narrow, &mut out);
+            bf16::dots(&x, width, &narrow, &mut out);
             assert_eq!(out, expected);
             let narrow: Vec<f16> = weights.iter().map(|&w| f16::from_f32(w)).collect();
-            f16::dots(&x, &narrow, &mut out);
+            f16::dots(&x, width, &narrow, &mut out);
             assert_eq!(out, expected);
-            body::<f32, false>(&x, &weights, &mut out);
+            body::<f32, false>(&x, width, &weights, &mut out);
             assert_eq!(out, expected);
         }
     }

@@ -1,8 +1,8 @@
 //! Linear layers on the CPU backend's storage: activations f32 `[rows, in]` times weights
 //! `[out, in]`, f32, bf16 or f16, read as a checkpoint holds them.
 //!
-//! One row is a matrix-vector product. More rows go through packed panels, shared out over the thread
-//! pool by panel and, for many rows, by row. What follows a product (a bias, the residual stream, the
+//! A few rows meet the weights where they lie. More rows go through packed panels, shared out over the
+//! thread pool by panel and, for many rows, by row. What follows a product (a bias, the residual stream, the
 //! gate of the MLP) is done while its tile is still in the cache.
 //!
 //! Narrow weights meet f32 activations as f32, except bf16 ones for more than [`ROUNDED_FROM`] rows on a CPU with
@@ -30,6 +30,8 @@ use super::{TokenScore, simd};
 
 /// Multiply-adds below which a second thread costs more than it brings (about 10 µs of work).
 pub(super) const PARALLEL_FROM: usize = 1 << 19;
+/// Up to this many rows, reading weights as they lie is faster than packing them.
+const FEW_ROWS: usize = 8;
 /// How much longer a multiply-add takes with a weight that comes from memory.
 const DOTS_FACTOR: usize = 8;
 /// Rows whose tile of sums, 64 KiB, stays in the second-level cache with the panel.
@@ -109,40 +111,30 @@ fn linear_of<W: Packed>(rows: &FlexTensor, parts: Vec<Part>) -> Vec<FlexTensor> 
         .iter()
         .map(|part| Vec::with_capacity(size(part)))
         .collect();
-    if count == 1 {
-        for (part, out) in products.iter().zip(&mut outs) {
-            out.resize(size(part), 0.0);
-        }
-        x.dots(&products, &mut outs);
-    } else {
-        let targets: Vec<Matrix<'_>> = products
-            .iter()
-            .zip(&mut outs)
-            .map(|(part, out)| Matrix::new(out.as_mut_ptr(), part.outputs))
-            .collect();
-        x.panels(&products, |place, tile| {
-            let part = &products[place.product];
-            let columns = place.columns(part.outputs);
-            for (row, sums) in (place.first_row..).zip(tile.chunks_exact(COLUMNS)) {
-                // SAFETY: `panels` gives each place to one thread.
-                let out =
-                    unsafe { targets[place.product].write(row, columns.start, columns.len()) };
-                match part.bias {
-                    Some(bias) => {
-                        for ((out, sum), bias) in
-                            out.iter_mut().zip(sums).zip(&bias[columns.clone()])
-                        {
-                            *out = sum + bias;
-                        }
+    let targets: Vec<Matrix<'_>> = products
+        .iter()
+        .zip(&mut outs)
+        .map(|(part, out)| Matrix::new(out.as_mut_ptr(), part.outputs))
+        .collect();
+    x.products(&products, |place, sums| {
+        let bias = products[place.product].bias;
+        for (row, sums) in sums.rows(place.first_row) {
+            // SAFETY: `products` gives each place to one thread.
+            let out = unsafe { targets[place.product].write(row, place.first, place.width) };
+            match bias {
+                Some(bias) => {
+                    let bias = &bias[place.first..][..place.width];
+                    for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
+                        *out = sum + bias;
                     }
-                    None => out.copy_from_slice(&sums[..columns.len()]),
                 }
+                None => out.copy_from_slice(&sums[..place.width]),
             }
-        });
-        for (part, out) in products.iter().zip(&mut outs) {
-            // SAFETY: the capacity was asked for above, and `panels` has had every element written.
-            unsafe { out.set_len(size(part)) };
         }
+    });
+    for (part, out) in products.iter().zip(&mut outs) {
+        // SAFETY: the capacity was asked for above, and `products` has had every element written.
+        unsafe { out.set_len(size(part)) };
     }
     outs.into_iter()
         .zip(&products)
@@ -162,25 +154,16 @@ fn linear_add_of<W: Packed>(
     let product = Product::<W>::of(&weight, None);
     let outputs = product.outputs;
     let out = residual.storage_mut::<f32>();
-    if count == 1 {
-        let mut sums = [vec![0.0; outputs]];
-        x.dots(&[product], &mut sums);
-        for (out, sum) in out.iter_mut().zip(&sums[0]) {
-            *out += sum;
-        }
-    } else {
-        let target = Matrix::new(out.as_mut_ptr(), outputs);
-        x.panels(&[product], |place, tile| {
-            let columns = place.columns(outputs);
-            for (row, sums) in (place.first_row..).zip(tile.chunks_exact(COLUMNS)) {
-                // SAFETY: `panels` gives each place to one thread.
-                let out = unsafe { target.write(row, columns.start, columns.len()) };
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    *out += sum;
-                }
+    let target = Matrix::new(out.as_mut_ptr(), outputs);
+    x.products(&[product], |place, sums| {
+        for (row, sums) in sums.rows(place.first_row) {
+            // SAFETY: `products` gives each place to one thread.
+            let out = unsafe { target.write(row, place.first, place.width) };
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out += sum;
             }
-        });
-    }
+        }
+    });
     residual
 }
 
@@ -191,25 +174,18 @@ fn gated_of<W: Packed>(rows: &FlexTensor, gate: &FlexTensor, up: &FlexTensor) ->
     let (gate, up) = (Product::<W>::of(&gate, None), Product::<W>::of(&up, None));
     let outputs = gate.outputs;
     let mut out: Vec<f32> = Vec::with_capacity(count * outputs);
-    if count == 1 {
-        out.resize(outputs, 0.0);
-        x.gated_dots(&gate, &up, &mut out);
-    } else {
-        let target = Matrix::new(out.as_mut_ptr(), outputs);
-        let both = Product::<W>::side_by_side(&gate, &up);
-        x.panels(&[both], |place, tile| {
-            simd::silu_mul_halves(tile);
-            let first = place.panel * COLUMNS / 2;
-            let width = (COLUMNS / 2).min(outputs - first);
-            for (row, sums) in (place.first_row..).zip(tile.chunks_exact(COLUMNS)) {
-                // SAFETY: `panels` gives each place to one thread.
-                let out = unsafe { target.write(row, first, width) };
-                out.copy_from_slice(&sums[..width]);
-            }
-        });
-        // SAFETY: the capacity was asked for above, and `panels` has had every element written.
-        unsafe { out.set_len(count * outputs) };
-    }
+    let target = Matrix::new(out.as_mut_ptr(), outputs);
+    let both = Product::<W>::side_by_side(&gate, &up);
+    x.products(&[both], |place, mut sums| {
+        sums.gate();
+        for (row, sums) in sums.rows(place.first_row) {
+            // SAFETY: `products` gives each place to one thread.
+            let out = unsafe { target.write(row, place.first, place.width) };
+            out.copy_from_slice(&sums[..place.width]);
+        }
+    });
+    // SAFETY: the capacity was asked for above, and `products` has had every element written.
+    unsafe { out.set_len(count * outputs) };
     FlexTensor::from_data(TensorData::new(out, [count, outputs]))
 }
 
@@ -350,13 +326,17 @@ impl<'a, W: Packed> Product<'a, W> {
         }
     }
 
-    fn panels(&self) -> usize {
-        let width = if self.beside.is_some() {
+    /// Outputs of a panel.
+    fn panel_outputs(&self) -> usize {
+        if self.beside.is_some() {
             COLUMNS / 2
         } else {
             COLUMNS
-        };
-        self.outputs.div_ceil(width)
+        }
+    }
+
+    fn panels(&self) -> usize {
+        self.outputs.div_ceil(self.panel_outputs())
     }
 
     /// The rows of weights in panel `panel`; those that do not exist are `zeros`.
@@ -376,18 +356,39 @@ impl<'a, W: Packed> Product<'a, W> {
     }
 }
 
-/// A panel of a product, and the first of the rows that a thread has multiplied with it.
+/// Where a thread has multiplied: outputs of a product, and the first of the rows.
 #[derive(Clone, Copy)]
 struct Place {
     product: usize,
-    panel: usize,
     first_row: usize,
+    /// First output.
+    first: usize,
+    /// Outputs.
+    width: usize,
 }
 
-impl Place {
-    fn columns(&self, outputs: usize) -> std::ops::Range<usize> {
-        let first = self.panel * COLUMNS;
-        first..(first + COLUMNS).min(outputs)
+/// The sums of a place, and those of the up projection beside a gate's.
+struct Sums<'t> {
+    /// `[rows, stride]`.
+    lines: &'t mut [f32],
+    stride: usize,
+    /// As `lines`; where it is empty, each line is half gate, half up.
+    up: &'t mut [f32],
+}
+
+impl Sums<'_> {
+    /// Rows, counted from `first_row`, with their sums.
+    fn rows(&self, first_row: usize) -> impl Iterator<Item = (usize, &[f32])> {
+        (first_row..).zip(self.lines.chunks_exact(self.stride))
+    }
+
+    /// Puts `silu(gate) * up` in the gate's place.
+    fn gate(&mut self) {
+        if self.up.is_empty() {
+            simd::silu_mul_halves(self.lines);
+        } else {
+            simd::silu_mul(self.lines, self.up);
+        }
     }
 }
 
@@ -430,6 +431,7 @@ impl Matrix<'_> {
 struct Scratch {
     panel: Vec<u32>,
     tile: Vec<f32>,
+    up: Vec<f32>,
 }
 
 thread_local! {
@@ -520,41 +522,62 @@ impl<'a> Activations<'a> {
         }
     }
 
-    /// One row times every product; `outs` are of the products' sizes.
-    fn dots<W: Packed>(&self, products: &[Product<'_, W>], outs: &mut [Vec<f32>]) {
-        let total: usize = products.iter().map(|part| part.outputs).sum();
-        let chunk = self.chunk(total);
-        let tasks: Vec<(&[W], Option<&[f32]>, &mut [f32])> = products
-            .iter()
-            .zip(outs)
-            .flat_map(|(part, out)| {
-                out.chunks_mut(chunk).enumerate().map(move |(n, out)| {
-                    let weights = &part.weights[n * chunk * part.inputs..];
-                    let bias = part.bias.map(|bias| &bias[n * chunk..][..out.len()]);
-                    (&weights[..out.len() * part.inputs], bias, out)
-                })
-            })
-            .collect();
-        let run = |(weights, bias, out): (&[W], Option<&[f32]>, &mut [f32])| {
-            W::dots(self.elements, weights, out);
-            for (out, bias) in out.iter_mut().zip(bias.unwrap_or_default()) {
-                *out += bias;
-            }
-        };
-        in_parallel(DOTS_FACTOR * total * self.width, tasks, run);
+    /// Multiplies all rows with every product; `finish` has the sums of each place once.
+    fn products<W: Packed>(
+        &self,
+        products: &[Product<'_, W>],
+        finish: impl Fn(Place, Sums<'_>) + Sync,
+    ) {
+        if self.count <= FEW_ROWS {
+            self.dots(products, finish);
+        } else {
+            self.panels(products, finish);
+        }
     }
 
-    fn gated_dots<W: Packed>(&self, gate: &Product<'_, W>, up: &Product<'_, W>, out: &mut [f32]) {
-        let chunk = self.chunk(out.len());
-        let size = out.len() * self.width;
-        let tasks: Vec<(usize, &mut [f32])> = out.chunks_mut(chunk).enumerate().collect();
-        in_parallel(DOTS_FACTOR * 2 * size, tasks, |(n, out)| {
-            let from = n * chunk * self.width;
-            let part = from..from + out.len() * self.width;
-            let mut ups = vec![0.0; out.len()];
-            W::dots(self.elements, &gate.weights[part.clone()], out);
-            W::dots(self.elements, &up.weights[part], &mut ups);
-            simd::silu_mul(out, &ups);
+    /// A few rows: weights are read where they lie.
+    fn dots<W: Packed>(
+        &self,
+        products: &[Product<'_, W>],
+        finish: impl Fn(Place, Sums<'_>) + Sync,
+    ) {
+        let total: usize = products.iter().map(|part| part.outputs).sum();
+        let chunk = self.chunk(total);
+        let mut places = Vec::new();
+        for (product, part) in products.iter().enumerate() {
+            places.extend((0..part.outputs).step_by(chunk).map(|first| Place {
+                product,
+                first_row: 0,
+                first,
+                width: chunk.min(part.outputs - first),
+            }));
+        }
+        in_parallel(DOTS_FACTOR * total * self.width, places, |place| {
+            let part = &products[place.product];
+            let range = place.first * self.width..(place.first + place.width) * self.width;
+            let size = self.count * place.width;
+            SCRATCH.with_borrow_mut(|Scratch { tile, up, .. }| {
+                tile.resize(size, 0.0);
+                W::dots(
+                    self.elements,
+                    self.width,
+                    &part.weights[range.clone()],
+                    tile,
+                );
+                up.resize(part.beside.map_or(0, |_| size), 0.0);
+                if let Some(beside) = part.beside {
+                    W::dots(self.elements, self.width, &beside[range], up);
+                }
+                let stride = place.width;
+                finish(
+                    place,
+                    Sums {
+                        lines: tile,
+                        stride,
+                        up,
+                    },
+                );
+            });
         });
     }
 
@@ -569,12 +592,11 @@ impl<'a> Activations<'a> {
             .next_multiple_of(4)
     }
 
-    /// Multiplies all rows with every panel of every product; `finish` has the sums `[rows, COLUMNS]` of
-    /// each place once.
+    /// Many rows: weights are packed, panel by panel.
     fn panels<W: Packed>(
         &self,
         products: &[Product<'_, W>],
-        finish: impl Fn(Place, &mut [f32]) + Sync,
+        finish: impl Fn(Place, Sums<'_>) + Sync,
     ) {
         let rounded = W::rounded(self.vectors, self);
         let panels: usize = products.iter().map(Product::panels).sum();
@@ -582,24 +604,34 @@ impl<'a> Activations<'a> {
         let mut places = Vec::with_capacity(panels * self.count.div_ceil(rows_at_a_time));
         for first_row in (0..self.count).step_by(rows_at_a_time) {
             for (product, part) in products.iter().enumerate() {
-                places.extend((0..part.panels()).map(|panel| Place {
+                let step = part.panel_outputs();
+                places.extend((0..part.outputs).step_by(step).map(|first| Place {
                     product,
-                    panel,
                     first_row,
+                    first,
+                    width: step.min(part.outputs - first),
                 }));
             }
         }
         let zeros = vec![W::zeroed(); self.width];
         let work = panels * COLUMNS * self.width * self.count;
         in_parallel(work, places, |place| {
-            let weights = products[place.product].rows(place.panel, &zeros);
+            let part = &products[place.product];
+            let weights = part.rows(place.first / part.panel_outputs(), &zeros);
             let count = rows_at_a_time.min(self.count - place.first_row);
             self.tile(
                 rounded.as_deref(),
                 &weights,
                 place.first_row,
                 count,
-                |tile| finish(place, tile),
+                |tile| {
+                    let sums = Sums {
+                        lines: tile,
+                        stride: COLUMNS,
+                        up: &mut [],
+                    };
+                    finish(place, sums);
+                },
             );
         });
     }
@@ -614,7 +646,7 @@ impl<'a> Activations<'a> {
         finish: impl FnOnce(&mut [f32]),
     ) {
         SCRATCH.with_borrow_mut(|scratch| {
-            let Scratch { panel, tile } = scratch;
+            let Scratch { panel, tile, .. } = scratch;
             tile.resize(count * COLUMNS, 0.0);
             match rounded {
                 Some(rounded) => self.multiply_rounded(rounded, weights, first_row, panel, tile),

@@ -66,10 +66,15 @@ pub(crate) fn gated(rows: Tensor<2>, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2
     from_flex(linear::gated(&flex(rows), &flex(gate), &flex(up)))
 }
 
-/// Lets `work` run on a thread of the pool, where the operations of this module share out their work
-/// without waking another thread first; worth it around a whole pass through a model.
-pub(crate) fn on_pool<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    rayon::scope(|_| work())
+/// Lets `work` on the CPU run on a thread of the pool, where the operations of this module share out
+/// their work without waking another thread first; worth it around a whole pass through a model. An
+/// accelerator's work stays on its thread: Burn has a queue for each.
+pub(crate) fn on_pool<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
+    if *device == Device::flex() {
+        rayon::scope(|_| work())
+    } else {
+        work()
+    }
 }
 
 /// Root mean square norm of rows `[rows, hidden]` with scale `weight` `[hidden]`.

@@ -88,12 +88,13 @@ impl Attention {
             let mixed = kernels::attention(queries, segment.cache.keys(), segment.cache.values());
             mixed.reshape([segment.tokens, self.n_heads * self.head_dim])
         };
-        let mixed: Vec<Tensor<2>> = segments
-            .par_iter_mut()
-            .zip(angles)
-            .zip(ends)
-            .map(mix)
-            .collect();
+        let mixed: Vec<Tensor<2>> = if rows.device() == Device::flex() {
+            let segments = segments.par_iter_mut().zip(angles).zip(ends);
+            segments.map(mix).collect()
+        } else {
+            let segments = segments.iter_mut().zip(angles).zip(ends);
+            segments.map(mix).collect()
+        };
         kernels::linear_add(Tensor::cat(mixed, 0), self.o_proj.weight.val(), residual)
     }
 

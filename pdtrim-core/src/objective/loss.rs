@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::stream::{Passage, Split, Stream, last_position, send};
@@ -283,6 +283,7 @@ impl<'a> CalibrationLoss<'a> {
             base,
             candidates: choices,
             by_block: self.model.holds_one_block(),
+            in_parallel: *self.model.device() == Device::flex(),
             step: &step,
             leave: &leave,
         };
@@ -326,6 +327,7 @@ impl<'a> CalibrationLoss<'a> {
             base: &base,
             candidates,
             by_block: self.model.holds_one_block(),
+            in_parallel: *self.model.device() == Device::flex(),
             step: &step,
             leave: &leave,
         };
@@ -441,6 +443,8 @@ impl<'f, 'c> Report<'f, 'c> {
 /// going to another block costs reading it, all together block by block.
 struct Sweep<'s, C, S, L> {
     by_block: bool,
+    /// On the CPU; an accelerator has one queue for each thread, and gains nothing from several.
+    in_parallel: bool,
     depth: usize,
     base: &'s C,
     candidates: &'s [C],
@@ -484,6 +488,11 @@ where
             report.send(candidate, &costs)?;
             Ok((candidate, costs))
         };
+        if !self.in_parallel {
+            return Ok(in_order(
+                starts.into_iter().map(run).collect::<Result<_>>()?,
+            ));
+        }
         // One candidate a task: rayon would otherwise hand out runs of neighbours, the longest
         // suffixes first.
         let costs = starts.into_par_iter().with_max_len(1).map(run);

@@ -197,7 +197,7 @@ impl PdModel<'_> {
                 self.run_texts_block(stage, id, rows, &mut texts)
             })
         };
-        Ok(Some(on_pool(run)))
+        Ok(Some(on_pool(self.model.device(), run)))
     }
 
     fn run_texts_block(

@@ -15,16 +15,18 @@ mod work;
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result};
+use pdtrim_core::checkpoint::seeded;
 use pdtrim_core::pipeline::PdModel;
 use pdtrim_eval::Mode;
 
-use crate::args::{BenchArgs, BenchCommand, MeasureArgs};
+use crate::args::{BenchArgs, BenchCommand, MakeBenchArgs, MeasureArgs};
+use crate::output;
 use crate::progress::Progress;
 use crate::session::{Bound, Session};
 
 pub(crate) fn run(args: &BenchArgs, progress: Progress) -> Result<()> {
     // Before anything else runs on the pool that this sets up.
-    set_threads(args.what.measure().threads)?;
+    set_threads(args.what.measure().and_then(|measure| measure.threads))?;
     match &args.what {
         BenchCommand::Prefill(args) => stages::prefill(args, progress),
         BenchCommand::Decode(args) => stages::decode(args, progress),
@@ -32,21 +34,35 @@ pub(crate) fn run(args: &BenchArgs, progress: Progress) -> Result<()> {
         BenchCommand::Search(args) => search::run(args, progress),
         BenchCommand::Eval(args) => eval::run(args, progress),
         BenchCommand::Load(args) => load::run(args, progress),
+        BenchCommand::Make(args) => make(args),
         BenchCommand::Growth(args) => growth::run(args, progress),
     }
 }
 
+fn make(args: &MakeBenchArgs) -> Result<()> {
+    let shape = seeded::shape(&args.shape)?;
+    let report = seeded::write(&shape, args.seed, args.dtype.dtype(), &args.out)?;
+    output::result(&format!(
+        "{}: {} blocks, {} of weights from seed {}",
+        args.out.display(),
+        report.blocks,
+        report.weight_bytes,
+        args.seed
+    ))
+}
+
 impl BenchCommand {
-    fn measure(&self) -> &MeasureArgs {
-        match self {
+    fn measure(&self) -> Option<&MeasureArgs> {
+        Some(match self {
             Self::Prefill(args) => &args.measure,
             Self::Decode(args) => &args.measure,
             Self::Perplexity(args) => &args.measure,
             Self::Search(args) => &args.measure,
             Self::Eval(args) => &args.measure,
             Self::Load(args) => &args.measure,
+            Self::Make(_) => return None,
             Self::Growth(args) => &args.measure,
-        }
+        })
     }
 }
 
