@@ -1,5 +1,6 @@
 //! `pdtrim`: trims Llama-family models for prefill/decode disaggregation.
 
+mod allocator;
 mod args;
 mod commands;
 mod output;
@@ -14,6 +15,7 @@ use clap::Parser;
 use crate::args::Cli;
 
 fn main() -> ExitCode {
+    allocator::keep_memory();
     let cli = Cli::parse();
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
