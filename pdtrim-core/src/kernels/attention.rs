@@ -454,7 +454,6 @@ for_each_vector_width! {
 
 const LANES: usize = 16;
 
-#[expect(clippy::needless_range_loop, reason = "see `dot`")]
 #[inline(always)]
 fn scores_body<E: Weight, const FUSED: bool>(
     query: &[f32],
@@ -481,7 +480,6 @@ fn scores_body<E: Weight, const FUSED: bool>(
     }
 }
 
-#[expect(clippy::needless_range_loop, reason = "see `dot`")]
 #[inline(always)]
 fn mix_body<E: Weight, const FUSED: bool>(
     weights: &[f32],

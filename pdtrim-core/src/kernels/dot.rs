@@ -144,16 +144,13 @@ fn body<W: Weight, const FUSED: bool>(rows: &[f32], width: usize, weights: &[W],
 
 /// One row at a time: reading four side by side halves the bandwidth, since the CPU then fetches ahead
 /// of the wrong ones.
-#[expect(
-    clippy::needless_range_loop,
-    reason = "with iterators over them the sums leave their registers at every step"
-)]
 #[inline(always)]
 fn dot<W: Weight, const FUSED: bool>(x: &[f32], row: &[W]) -> f32 {
     let mut sums = [0.0_f32; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     let (weights, weights_rest) = row.as_chunks::<LANES>();
     for (x, weights) in chunks.iter().zip(weights) {
+        // With iterators over them the sums would leave their registers at every step.
         for lane in 0..LANES {
             sums[lane] = fused::<FUSED>(x[lane], weights[lane].widen(), sums[lane]);
         }

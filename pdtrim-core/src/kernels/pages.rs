@@ -72,7 +72,7 @@ fn weights_of(module: &impl Module) -> Vec<FlexTensor> {
     struct Weights(Vec<FlexTensor>);
     impl ModuleVisitor for Weights {
         fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
-            self.0.extend(whole(parameter.val()).ok());
+            self.0.extend(whole(&parameter.val()));
         }
     }
     let mut weights = Weights(Vec::new());
@@ -80,18 +80,14 @@ fn weights_of(module: &impl Module) -> Vec<FlexTensor> {
     weights.0
 }
 
-/// A tensor on the CPU that is all of its storage, as loaded weights are; else the tensor itself.
-fn whole<const D: usize>(tensor: Tensor<D>) -> Result<FlexTensor, Tensor<D>> {
-    if !is_weight(&tensor) {
-        return Err(tensor);
+/// A tensor on the CPU that is all of its storage, as loaded weights are.
+fn whole<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
+    if !is_weight(tensor) {
+        return None;
     }
-    let tensor = flex(tensor);
+    let tensor = flex(tensor.clone());
     let size = tensor.layout().num_elements() * tensor.dtype().size();
-    if tensor.is_contiguous() && tensor.bytes().len() == size {
-        Ok(tensor)
-    } else {
-        Err(from_flex(tensor))
-    }
+    (tensor.is_contiguous() && tensor.bytes().len() == size).then_some(tensor)
 }
 
 /// Puts the copies, in the order of the visit, in the parameters' places.
@@ -103,9 +99,8 @@ struct Moved {
 impl ModuleMapper for Moved {
     fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (id, tensor, mapper) = parameter.consume();
-        let old = match whole(tensor) {
-            Ok(old) => old,
-            Err(tensor) => return Param::from_mapped_value(id, tensor, mapper),
+        let Some(old) = whole(&tensor) else {
+            return Param::from_mapped_value(id, tensor, mapper);
         };
         let size = old.bytes().len();
         let slice = self.memory.slice(self.next..self.next + size);

@@ -232,12 +232,12 @@ fn see_logits_body(
             };
             (seen.max, seen.best) = (highest, (first_id + at) as u32);
         }
-        let mut lanes = [0.0_f32; COLUMNS];
-        for (lane, x) in lanes.iter_mut().zip(line) {
-            *lane = exp(x - seen.max);
+        let mut weights = [0.0_f32; COLUMNS];
+        for (weight, x) in weights.iter_mut().zip(line) {
+            *weight = exp(x - seen.max);
         }
-        lanes[count..].fill(0.0);
-        seen.sum += total(lanes);
+        weights[count..].fill(0.0);
+        seen.sum += total(weights);
         let place = (target as usize).wrapping_sub(first_id);
         if place < count {
             seen.chosen = line[place];

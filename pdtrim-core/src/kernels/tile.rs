@@ -33,7 +33,7 @@ pub(super) struct Rows<'a, E> {
     pub(super) count: usize,
 }
 
-impl<'a, E> Rows<'a, E> {
+impl<E> Rows<'_, E> {
     /// The rows without their first `columns` elements.
     pub(super) fn skip_columns(self, columns: usize) -> Self {
         Self {
@@ -110,10 +110,6 @@ fn baseline(rows: Rows<'_, f32>, panel: &[[f32; COLUMNS]], out: &mut [[f32; COLU
 }
 
 /// Full blocks of `ROWS` rows from row `first` on; returns the first row not done.
-#[expect(
-    clippy::needless_range_loop,
-    reason = "with iterators over them the sums leave their registers at every step"
-)]
 #[inline(always)]
 fn blocks<const ROWS: usize, const WIDTH: usize, const FUSED: bool>(
     first: usize,
@@ -133,6 +129,7 @@ fn blocks<const ROWS: usize, const WIDTH: usize, const FUSED: bool>(
             for (k, line) in panel.iter().enumerate() {
                 let weights: &[f32; WIDTH] =
                     line[column..].first_chunk().expect("WIDTH divides COLUMNS");
+                // With iterators over them the sums would leave their registers at every step.
                 for r in 0..ROWS {
                     let x = inputs[r][k];
                     for c in 0..WIDTH {
@@ -279,7 +276,6 @@ mod wide {
         unsafe { body(rows, panel, out, add) }
     }
 
-    #[expect(clippy::needless_range_loop, reason = "see `blocks`")]
     #[target_feature(enable = "avx512f,avx512bf16")]
     fn pairs<const ROWS: usize>(
         first: usize,
@@ -372,14 +368,14 @@ mod wide {
             }
         }
         for j in 0..4 {
-            let (a, b, c, d) = (fours[j], fours[4 + j], fours[8 + j], fours[12 + j]);
+            let [first, second, third, fourth] = [0, 4, 8, 12].map(|group| fours[group + j]);
             let even = (
-                _mm512_shuffle_f32x4::<0x88>(a, b),
-                _mm512_shuffle_f32x4::<0x88>(c, d),
+                _mm512_shuffle_f32x4::<0x88>(first, second),
+                _mm512_shuffle_f32x4::<0x88>(third, fourth),
             );
             let odd = (
-                _mm512_shuffle_f32x4::<0xdd>(a, b),
-                _mm512_shuffle_f32x4::<0xdd>(c, d),
+                _mm512_shuffle_f32x4::<0xdd>(first, second),
+                _mm512_shuffle_f32x4::<0xdd>(third, fourth),
             );
             let lines = [
                 (j, _mm512_shuffle_f32x4::<0x88>(even.0, even.1)),

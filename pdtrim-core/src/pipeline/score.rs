@@ -42,8 +42,7 @@ impl PdModel<'_> {
             prompt,
             continuations,
         };
-        let mut scores = self.score_batch(&[request])?;
-        Ok(scores.pop().expect("one request, one score"))
+        Ok(self.score_batch(&[request])?.remove(0))
     }
 
     /// As [`score`](Self::score) for several prompts of any length, whose tokens go through each block
