@@ -175,6 +175,11 @@ fn a_seeded_checkpoint_depends_on_its_seed_alone() {
         let folder = tempfile::tempdir().unwrap();
         let report = seeded::write(&config, seed, DType::BF16, folder.path()).unwrap();
         assert_eq!(report.weight_bytes.0, 2 * config.parameters() as u64);
+        let permissions = |file: &str| {
+            let metadata = fs::metadata(folder.path().join(file)).unwrap();
+            metadata.permissions()
+        };
+        assert_eq!(permissions("model.safetensors"), permissions("config.json"));
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
         let (model, tokenizer) = checkpoint
             .load_with_tokenizer(DType::F32, &Device::flex())

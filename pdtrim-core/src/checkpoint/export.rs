@@ -1,7 +1,7 @@
 //! Writes a Hugging Face folder of the dense model or of one stage.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 
 use burn::store::burn_pack::Tensor as PackTensor;
@@ -222,6 +222,8 @@ impl View for LazyView {
 fn write_weights(path: &Path, views: Vec<(String, LazyView)>) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let temporary = temporary_sibling(folder)?;
+    let ordinary = temporary.as_file().metadata();
+    let ordinary = ordinary.map_err(Error::io("write", path))?.permissions();
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let target = temporary.path().to_owned();
     let write = move || safetensors::serialize_to_file(views, Some(metadata), &target);
@@ -246,9 +248,12 @@ fn write_weights(path: &Path, views: Vec<(String, LazyView)>) -> Result<()> {
             ));
         }
     }
-    temporary
-        .as_file()
-        .sync_data()
+    // `serialize_to_file` may have put a private file of its own in the temporary one's place.
+    File::open(temporary.path())
+        .and_then(|file| {
+            file.set_permissions(ordinary)?;
+            file.sync_data()
+        })
         .map_err(Error::io("write", path))?;
     temporary.persist(path).map_err(|failed| Error::Io {
         action: "write",
