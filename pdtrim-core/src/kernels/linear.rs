@@ -154,6 +154,7 @@ fn linear_add_of<W: Packed>(
     let product = Product::<W>::of(&weight, None);
     let outputs = product.outputs;
     let out = residual.storage_mut::<f32>();
+    assert_eq!(out.len(), count * outputs, "a residual for each output");
     let target = Matrix::new(out.as_mut_ptr(), outputs);
     x.products(&[product], |place, sums| {
         for (row, sums) in sums.rows(place.first_row) {
@@ -198,6 +199,8 @@ fn scored_of<W: Packed>(
     let count = rows.layout().shape()[0];
     let x = Activations::new(contiguous(&rows), count);
     let product = Product::<W>::of(&weight, None);
+    x.check(&product);
+    assert_eq!(targets.len(), count, "one target for each row");
     let rounded = W::rounded(x.vectors, &x);
     let zeros = vec![W::zeroed(); x.width];
     let group = product.panels().div_ceil(4 * rayon::current_num_threads());
@@ -522,12 +525,28 @@ impl<'a> Activations<'a> {
         }
     }
 
+    /// Burn's own product would panic, too.
+    fn check<W>(&self, product: &Product<'_, W>) {
+        let beside = product.beside.map_or(product.weights.len(), <[W]>::len);
+        let size = product.outputs * product.inputs;
+        assert!(
+            product.inputs == self.width && product.weights.len() == size && beside == size,
+            "weights [{}, {}] for rows of {}",
+            product.outputs,
+            product.inputs,
+            self.width
+        );
+    }
+
     /// Multiplies all rows with every product; `finish` has the sums of each place once.
     fn products<W: Packed>(
         &self,
         products: &[Product<'_, W>],
         finish: impl Fn(Place, Sums<'_>) + Sync,
     ) {
+        for product in products {
+            self.check(product);
+        }
         if self.count <= FEW_ROWS {
             self.dots(products, finish);
         } else {
@@ -581,8 +600,7 @@ impl<'a> Activations<'a> {
         });
     }
 
-    /// Outputs for one task of a matrix-vector product: four tasks a thread even out what else the
-    /// machine does.
+    /// Outputs for one task of a few rows: two tasks a thread even out what else the machine does.
     fn chunk(&self, outputs: usize) -> usize {
         if DOTS_FACTOR * outputs * self.width < PARALLEL_FROM {
             return outputs;

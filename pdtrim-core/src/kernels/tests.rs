@@ -168,3 +168,28 @@ fn products_larger_than_a_panel_and_a_tile_equal_burns_operations() {
             .assert_approx_eq::<f32>(&plain.into_data(), tolerance);
     }
 }
+
+#[test]
+fn shapes_that_do_not_fit_are_refused_before_anything_is_written() {
+    let refuses =
+        |work: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err();
+    for rows in [1, 20] {
+        let x = || random([rows, 6]);
+        assert!(refuses(&|| drop(linear(&x(), [(random([4, 5]), None)]))));
+        assert!(refuses(&|| drop(linear_add(
+            x(),
+            random([9, 6]),
+            random([rows, 4])
+        ))));
+        assert!(refuses(&|| drop(gated(
+            x(),
+            random([4, 7]),
+            random([4, 7])
+        ))));
+        assert!(refuses(&|| drop(scored_logits(
+            x(),
+            random([9, 6]),
+            &[1, 2]
+        ))));
+    }
+}

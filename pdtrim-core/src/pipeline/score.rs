@@ -6,7 +6,7 @@ use super::{ContinuationScores, Handover, PdModel, PromptScores};
 use crate::block::BlockId;
 use crate::cache::{KvCache, TokenPosition};
 use crate::error::{Error, Result};
-use crate::kernels::{TokenScore, on_pool, token_scores};
+use crate::kernels::{TokenScore, on_pool};
 use crate::model::{Segment, token_tensor};
 use crate::stage::{Boundary, KvFill, Stage};
 
@@ -56,11 +56,18 @@ impl PdModel<'_> {
             self.check_request(request)?;
         }
         let handovers = self.prefill_each(requests)?;
+        let mut first = self.first_scores(requests, &handovers).into_iter();
         let mut scores: Vec<PromptScores> = handovers
             .iter()
             .zip(requests)
             .map(|(handover, request)| PromptScores {
-                continuations: self.first_scores(handover, request),
+                continuations: request
+                    .continuations
+                    .iter()
+                    .map(|_| ContinuationScores {
+                        tokens: first.next().into_iter().collect(),
+                    })
+                    .collect(),
                 kv_bytes: handover.kv_bytes,
                 kv_positions: handover.kv_positions,
                 trimmed: handover.trimmed,
@@ -120,21 +127,28 @@ impl PdModel<'_> {
         handovers.collect()
     }
 
-    /// Scores of the tokens that prefill's last hidden state predicts: one for each continuation, or none.
+    /// Scores of the tokens that prefill's last hidden states predict: one for each continuation of each
+    /// request, or none at all. Together: the vocabulary head is read once for all of them.
     fn first_scores(
         &self,
-        handover: &Handover,
-        request: &ScoreRequest<'_>,
-    ) -> Vec<ContinuationScores> {
-        let logits = handover.last.clone().map(|last| self.model.logits(last));
-        let first = |tokens: &&[u32]| {
-            let logits = logits.clone();
-            let score = logits.map(|logits| token_scores(logits, &tokens[..1]));
-            ContinuationScores {
-                tokens: score.unwrap_or_default(),
+        requests: &[ScoreRequest<'_>],
+        handovers: &[Handover],
+    ) -> Vec<TokenScore> {
+        let mut rows = Vec::new();
+        let mut targets = Vec::new();
+        for (request, handover) in requests.iter().zip(handovers) {
+            let Some(last) = &handover.last else {
+                return Vec::new();
+            };
+            for tokens in &request.continuations {
+                rows.push(last.clone());
+                targets.push(tokens[0]);
             }
-        };
-        request.continuations.iter().map(first).collect()
+        }
+        if rows.is_empty() {
+            return Vec::new();
+        }
+        self.model.token_scores(Tensor::cat(rows, 0), &targets)
     }
 
     /// Scores of the tokens that decode predicts, for each continuation of each request.
