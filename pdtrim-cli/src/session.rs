@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use burn::tensor::DType;
 use pdtrim_core::checkpoint::Checkpoint;
+use pdtrim_core::checkpoint::hub::fetch_dataset_file;
 use pdtrim_core::checkpoint::source::{ModelSource, PullEvent, SourceSettings};
 use pdtrim_core::device::{DeviceSpec, available_memory};
 use pdtrim_core::model::Llama;
@@ -12,7 +13,7 @@ use pdtrim_core::pipeline::PdModel;
 use pdtrim_core::{
     BlockList, BlockSet, Boundary, Bytes, KvFill, KvPlan, PerStage, Plan, TokenSpan, Tokenizer,
 };
-use pdtrim_eval::Mode;
+use pdtrim_eval::{HubFile, Mode};
 use pdtrim_kv::FirstLast;
 
 use crate::args::{DEFAULT_MODEL, DtypeArg, ModelArgs, PlanArgs};
@@ -107,6 +108,30 @@ pub(crate) fn fetch(name: &str, offline: bool, progress: Progress) -> Result<Pat
         // Already here: nothing to tell.
         _ => {}
     })?)
+}
+
+/// A file of a dataset on the hub, fetched if it is not on this machine yet.
+pub(crate) fn fetch_dataset(file: &HubFile, offline: bool, progress: Progress) -> Result<PathBuf> {
+    let settings = SourceSettings::from_env().with_offline(offline);
+    let HubFile {
+        repo,
+        revision,
+        file,
+    } = file;
+    let mut bar = None;
+    let fetched = fetch_dataset_file(repo, revision, file, &settings, &mut |event| match event {
+        PullEvent::Size { bytes, .. } => {
+            progress.say(&format!("{repo}/{file}: {}", Bytes(bytes)));
+        }
+        PullEvent::Progress { bytes, total_bytes } => {
+            let step = bar.get_or_insert_with(|| {
+                progress.step(&format!("{repo}: bytes"), total_bytes as usize)
+            });
+            step.set_done(bytes as usize);
+        }
+        _ => {}
+    });
+    Ok(fetched?)
 }
 
 /// A plan bound to a model: checked, and ready to run in any mode.

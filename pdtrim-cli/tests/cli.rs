@@ -286,7 +286,7 @@ fn eval_prints_one_results_object_or_a_table() {
         place
             .stdout(&["eval", "--list"])
             .lines()
-            .any(|name| name == "piqa")
+            .any(|line| line.starts_with("piqa "))
     );
 }
 
@@ -515,7 +515,11 @@ fn bad_input_gets_one_error_that_says_what_was_expected_and_exit_code_1() {
             &["decode", "2", "3"],
         ),
         (&trim, &["--tasks", "pika"], &["pika", "piqa"]),
-        (&trim, &["--tasks", "piqa"], &["piqa", "--data"]),
+        (
+            &trim,
+            &["--tasks", "piqa", "--offline"],
+            &["piqa", "--data", "hub"],
+        ),
         (&trim, &["--kv-factor", "900"], &["900x"]),
         (&trim, &["--kv-factor", "nan"], &["kv-factor"]),
         (&trim, &["--device", "tpu"], &["device", "cuda", "tpu"]),

@@ -110,6 +110,10 @@ pub struct Generation {
     pub tokens: Vec<u32>,
     /// Bytes of keys and values that crossed to decode.
     pub kv_bytes: Bytes,
+    /// Positions that crossed, summed over blocks.
+    pub kv_positions: u64,
+    /// Whether the transfer dropped prompt positions of a block that decode runs.
+    pub trimmed: bool,
 }
 
 /// A model with its two stages.

@@ -11,19 +11,35 @@ const TASKS: &[(&str, &str)] = files![
     "tasks/passages.toml",
     "tasks/oneword.toml",
     "tasks/heldout.toml",
-    "tasks/piqa.toml",
-    "tasks/hellaswag.toml",
+    "tasks/needle.toml",
+    "tasks/arc_challenge.toml",
     "tasks/arc_easy.toml",
     "tasks/boolq.toml",
-    "tasks/winogrande.toml",
+    "tasks/commonsense_qa.toml",
+    "tasks/copa.toml",
+    "tasks/hellaswag.toml",
+    "tasks/lambada_openai.toml",
+    "tasks/mmlu.toml",
+    "tasks/openbookqa.toml",
+    "tasks/piqa.toml",
+    "tasks/race.toml",
+    "tasks/rte.toml",
+    "tasks/truthfulqa_mc1.toml",
     "tasks/wikitext.toml",
-    "tasks/wikitext_full.toml",
+    "tasks/wikitext_pd.toml",
+    "tasks/wikitext_windows.toml",
+    "tasks/winogrande.toml",
+    "tasks/wsc.toml",
 ];
+
+/// Tasks that a run without any named scores: their data is bundled, and they take seconds each.
+pub const DEFAULT_TASKS: [&str; 4] = ["everyday", "passages", "oneword", "heldout"];
 
 const DATA: &[(&str, &str)] = files![
     "data/everyday.jsonl",
     "data/passages.jsonl",
     "data/oneword.jsonl",
+    "data/needle.jsonl",
     "calibration/heldout.txt",
 ];
 
@@ -32,12 +48,17 @@ pub fn task_names() -> Vec<&'static str> {
     TASKS.iter().map(|(path, _)| name(path)).collect()
 }
 
-/// The text of the task file for `task`.
-pub(crate) fn task(task: &str) -> Option<&'static str> {
-    TASKS
-        .iter()
-        .find(|(path, _)| name(path) == task)
-        .map(|(_, text)| *text)
+/// The task file called `task`, or else that of the family which `task` may be a member or a group of:
+/// its name and its text.
+pub(crate) fn task_file(task: &str) -> Option<(&'static str, &'static str)> {
+    let own = |(path, _): &&(&'static str, &str)| name(path) == task;
+    let family = |(path, text): &&(&'static str, &str)| {
+        let rest = task.strip_prefix(name(path));
+        rest.is_some_and(|rest| rest.starts_with('_')) && text.contains("[subjects]")
+    };
+    let found = TASKS.iter().find(own);
+    let (path, text) = found.or_else(|| TASKS.iter().find(family))?;
+    Some((name(path), text))
 }
 
 /// The bundled data file `path`, relative to `datasets`.
@@ -54,13 +75,37 @@ fn name(path: &'static str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Dataset, Task};
+    use crate::{Dataset, Folders, Task};
 
     #[test]
     fn every_bundled_task_parses_under_its_file_name() {
         for name in task_names() {
-            assert_eq!(Task::bundled(name).unwrap().name(), name);
+            for task in Task::bundled_all(name).unwrap() {
+                let family = task.groups().first().map(String::as_str);
+                assert_eq!(family.unwrap_or(task.name()), name);
+            }
         }
+    }
+
+    #[test]
+    fn members_and_groups_of_a_family_are_found_by_name() {
+        let names = |name: &str| -> Vec<String> {
+            let tasks = Task::bundled_all(name).unwrap();
+            tasks.iter().map(|task| task.name().to_owned()).collect()
+        };
+        assert_eq!(names("mmlu").len(), 57);
+        assert_eq!(names("mmlu_astronomy"), ["mmlu_astronomy"]);
+        assert_eq!(names("mmlu_stem").len(), 19);
+        assert_eq!(names("race"), ["race_high", "race_middle"]);
+        assert!(matches!(
+            Task::bundled("mmlu").unwrap_err(),
+            crate::Error::IsGroup { tasks: 57, .. }
+        ));
+        let error = Task::bundled("mmlu_astronmy").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "unknown task `mmlu_astronmy`; did you mean `mmlu_astronomy` or `mmlu_anatomy`?"
+        );
     }
 
     #[test]
@@ -82,10 +127,10 @@ mod tests {
 
     #[test]
     fn our_own_sets_need_no_data_folder() {
-        for name in ["everyday", "passages", "oneword", "heldout"] {
+        for name in DEFAULT_TASKS.into_iter().chain(["needle"]) {
             let task = Task::bundled(name).unwrap();
             assert!(task.is_bundled());
-            Dataset::load(&task, None).unwrap();
+            Dataset::load(&task, &Folders::default()).unwrap();
         }
     }
 }

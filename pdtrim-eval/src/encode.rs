@@ -37,13 +37,7 @@ impl<'a> Encoder<'a> {
         let own = self.encode(text)?;
         let own_tokens = own.len();
         let tokens = if own.is_empty() {
-            vec![
-                self.scorer
-                    .prefix_token()
-                    .ok_or_else(|| Error::NoPrefixToken {
-                        place: place.clone(),
-                    })?,
-            ]
+            vec![self.prefix_token(place)?]
         } else {
             own
         };
@@ -57,7 +51,21 @@ impl<'a> Encoder<'a> {
     }
 }
 
+impl Encoder<'_> {
+    /// The token that stands for an empty context.
+    pub(crate) fn prefix_token(self, place: &Place) -> Result<u32> {
+        let token = self.scorer.prefix_token();
+        token.ok_or_else(|| Error::NoPrefixToken {
+            place: place.clone(),
+        })
+    }
+}
+
 impl Context<'_> {
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
     /// The tokens that `text` adds; empty when the tokenizer merges it into the context.
     pub(crate) fn continuation(&self, text: &str) -> Result<Vec<u32>> {
         let mut tokens = self
@@ -108,11 +116,7 @@ mod tests {
             100
         }
 
-        fn score(
-            &self,
-            _: &[Request],
-            _: &(dyn Fn(usize) + Sync),
-        ) -> Result<Vec<Scores>, ScorerError> {
+        fn score(&self, _: &[Request]) -> Result<Vec<Scores>, ScorerError> {
             Err("this test only encodes".into())
         }
     }

@@ -69,12 +69,28 @@ pub enum Error {
         source: Box<minijinja::Error>,
     },
     /// No bundled task has this name.
-    #[error("unknown task `{name}`, the known ones are {known}")]
+    #[error("unknown task `{name}`; {hint}")]
     UnknownTask {
         /// The name asked for.
         name: String,
-        /// The names there are.
-        known: String,
+        /// The names most like it, or all there are.
+        hint: String,
+    },
+    /// One task was asked for, and the name is a group's.
+    #[error("expected one task, `{name}` is a group of {tasks}")]
+    IsGroup {
+        /// The name asked for.
+        name: String,
+        /// The group's size.
+        tasks: usize,
+    },
+    /// No metric has this name.
+    #[error("unknown metric `{name}`; {hint}")]
+    UnknownMetric {
+        /// The name asked for.
+        name: String,
+        /// The names most like it, or all there are.
+        hint: String,
     },
     /// No mode has this name.
     #[error("unknown mode `{found}`, expected dense, unified, pd or pd+kv")]
@@ -150,6 +166,29 @@ pub enum Error {
         expected: usize,
         /// The number of fields.
         found: usize,
+    },
+    /// A file is not Apache Parquet, or broken.
+    #[error("{path} is not a valid Parquet file")]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What the reader says.
+        source: Box<parquet::errors::ParquetError>,
+    },
+    /// A dataset could not be fetched.
+    #[error(
+        "task `{task}`: no data at {looked_for} (name the folder that has it with --data DIR), and \
+            {file} cannot be fetched from the hub"
+    )]
+    Hub {
+        /// The task.
+        task: String,
+        /// The files that were looked for before.
+        looked_for: String,
+        /// Repository and file.
+        file: String,
+        /// What the client says.
+        source: ScorerError,
     },
     /// The labels file is not aligned with the data file.
     #[error("{path}: expected {expected} labels, one per record of {data}, found {found}")]
@@ -233,20 +272,31 @@ pub enum Error {
         /// The record.
         place: Place,
     },
-    /// A context with its continuation is longer than the model's context.
+    /// A continuation alone is longer than the model's context; only contexts are ever cut.
     #[error(
-        "{place}: context of {context} tokens and continuation of {continuation}, but the \
-            model takes {max}"
+        "{place}: continuation of {continuation} tokens, but the model takes {max} with its context"
     )]
     TooLong {
         /// The record.
         place: Place,
-        /// Tokens of the context.
-        context: usize,
         /// Tokens of the continuation.
         continuation: usize,
         /// The model's context length.
         max: usize,
+    },
+    /// There are fewer records than worked examples are wanted.
+    #[error(
+        "{path}: expected {expected} records for the worked examples of task `{task}`, found {found}"
+    )]
+    TooFewExamples {
+        /// The file that the examples come from.
+        path: PathBuf,
+        /// The task.
+        task: String,
+        /// The number needed; one more than asked for where an item may be among them.
+        expected: usize,
+        /// The number of records.
+        found: usize,
     },
     /// A perplexity window is longer than the model's context.
     #[error("task `{task}` has windows of {window} tokens, but the model takes {max}")]
@@ -296,7 +346,16 @@ pub enum Error {
         /// The item, counted from 0.
         item: usize,
     },
+    /// The journal of a killed evaluation cannot be read or written.
+    #[error(transparent)]
+    Core(Box<pdtrim_core::Error>),
     /// The results could not be written.
     #[error("cannot write the results")]
     Write(#[source] io::Error),
+}
+
+impl From<pdtrim_core::Error> for Error {
+    fn from(error: pdtrim_core::Error) -> Self {
+        Self::Core(Box::new(error))
+    }
 }

@@ -1,32 +1,34 @@
 //! A model of `pdtrim-core`, in its two stages, as a [`Scorer`].
 
-use std::ops::Range;
-
 use pdtrim_core::Tokenizer;
 use pdtrim_core::pipeline::{PdModel, PromptScores, ScoreRequest};
 
-use crate::scorer::{ContinuationScore, Request, Scorer, ScorerError, Scores};
+use crate::scorer::{
+    ContinuationScore, Generated, GenerationRequest, Request, Scorer, ScorerError, Scores,
+};
 
-/// Tokens of requests that run together. Products of this many rows are as fast as those of more.
-const BATCH_TOKENS: usize = 1024;
-
-/// Scores by the PD forward pass: contexts by prefill, answers by decode. Neighbouring requests run
+/// Scores by the PD forward pass: contexts by prefill, answers by decode. The requests of a batch run
 /// together, whatever their lengths; nothing is padded.
 pub struct PdScorer<'a> {
     model: PdModel<'a>,
     tokenizer: &'a Tokenizer,
+    stop: &'a [u32],
 }
 
 impl<'a> PdScorer<'a> {
     /// A scorer for `model`, whose tokenizer is `tokenizer`.
     pub fn new(model: PdModel<'a>, tokenizer: &'a Tokenizer) -> Self {
-        Self { model, tokenizer }
+        Self {
+            model,
+            tokenizer,
+            stop: &[],
+        }
     }
 
-    fn score_batch(&self, requests: &[Request]) -> Result<Vec<Scores>, ScorerError> {
-        let asked: Vec<_> = requests.iter().map(asked).collect();
-        let scores = self.model.score_batch(&asked)?;
-        Ok(scores.into_iter().map(scores_of).collect())
+    /// The same, whose answers end at a token of `stop`: the model's EOS.
+    #[must_use]
+    pub fn with_stop(self, stop: &'a [u32]) -> Self {
+        Self { stop, ..self }
     }
 }
 
@@ -53,23 +55,6 @@ fn scores_of(scores: PromptScores) -> Scores {
     }
 }
 
-/// Neighbours that run together: as many as have `BATCH_TOKENS` tokens, and at least one.
-fn batches(requests: &[Request]) -> Vec<Range<usize>> {
-    let mut batches: Vec<Range<usize>> = Vec::new();
-    let mut tokens = 0;
-    for (index, request) in requests.iter().enumerate() {
-        tokens += request.tokens();
-        match batches.last_mut() {
-            Some(batch) if tokens <= BATCH_TOKENS => batch.end = index + 1,
-            _ => {
-                tokens = request.tokens();
-                batches.push(index..index + 1);
-            }
-        }
-    }
-    batches
-}
-
 impl Scorer for PdScorer<'_> {
     fn encode(&self, text: &str) -> Result<Vec<u32>, ScorerError> {
         Ok(self.tokenizer.encode(text)?)
@@ -84,32 +69,46 @@ impl Scorer for PdScorer<'_> {
         self.model.model().dims().context_length + 1
     }
 
-    fn score(
-        &self,
-        requests: &[Request],
-        done: &(dyn Fn(usize) + Sync),
-    ) -> Result<Vec<Scores>, ScorerError> {
-        let mut scores = Vec::with_capacity(requests.len());
-        for batch in batches(requests) {
-            scores.extend(self.score_batch(&requests[batch.clone()])?);
-            batch.for_each(done);
-        }
-        Ok(scores)
+    fn score(&self, requests: &[Request]) -> Result<Vec<Scores>, ScorerError> {
+        let asked: Vec<_> = requests.iter().map(asked).collect();
+        let scores = self.model.score_batch(&asked)?;
+        Ok(scores.into_iter().map(scores_of).collect())
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn batches_hold_every_request_once_and_stay_small() {
-        let request = |tokens: usize| Request {
-            context: vec![0; tokens - 1],
-            continuations: vec![vec![0]],
+    fn generate(&self, request: &GenerationRequest) -> Result<Generated, ScorerError> {
+        let mut failed = None;
+        let is_end = |tokens: &[u32]| {
+            if tokens.last().is_some_and(|last| self.stop.contains(last)) {
+                return true;
+            }
+            // Without texts to look for, decoding every prefix would be for nothing.
+            if request.until.is_empty() {
+                return false;
+            }
+            match self.tokenizer.decode(tokens) {
+                Ok(text) => request.until.iter().any(|end| text.contains(end.as_str())),
+                Err(error) => {
+                    failed = Some(error);
+                    true
+                }
+            }
         };
-        let requests: Vec<Request> = [3000, 600, 500, 400, 200, 10].map(request).into();
-        assert_eq!(batches(&requests), [0..1, 1..2, 2..4, 4..6]);
-        assert_eq!(batches(&[]), Vec::<Range<usize>>::new());
+        let generation =
+            self.model
+                .generate_greedy_until(&request.context, request.max_tokens, is_end)?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        let ended = generation
+            .tokens
+            .last()
+            .is_some_and(|last| self.stop.contains(last));
+        let own = &generation.tokens[..generation.tokens.len() - usize::from(ended)];
+        Ok(Generated {
+            text: self.tokenizer.decode(own)?,
+            kv_bytes: generation.kv_bytes,
+            kv_positions: generation.kv_positions,
+            trimmed: generation.trimmed,
+        })
     }
 }

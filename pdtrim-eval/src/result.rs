@@ -4,7 +4,7 @@ use pdtrim_core::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::metric::{Metric, MetricName};
+use crate::metric::{Metric, MetricName, Samples};
 
 /// The result of one evaluation of one task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,6 +13,25 @@ pub struct TaskResult {
     pub summary: TaskSummary,
     /// One record per item, in the data's order.
     pub items: Vec<Item>,
+}
+
+impl TaskResult {
+    /// What the metric called `name` is reduced from; empty where no item has it.
+    pub fn samples(&self, name: MetricName) -> Samples {
+        Samples::of(&self.items, name)
+    }
+}
+
+impl Samples {
+    pub(crate) fn of(items: &[Item], metric: MetricName) -> Self {
+        let pairs = items.iter().filter_map(|item| item.outcome.sample(metric));
+        let (values, weights) = pairs.unzip();
+        Self {
+            metric,
+            values,
+            weights,
+        }
+    }
 }
 
 /// The numbers of a task, with what is needed to repeat them.
@@ -26,6 +45,11 @@ pub struct TaskSummary {
     pub task_sha256: String,
     /// The task in lm-evaluation-harness' words.
     pub config: Value,
+    /// The groups that it belongs to, the widest first.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub groups: Vec<String>,
+    /// Worked examples in front of each item.
+    pub fewshot: usize,
     /// The data files, with their hashes.
     pub data: Vec<DataFile>,
     /// The metrics, in the task's order.
@@ -38,6 +62,10 @@ pub struct TaskSummary {
     pub one_token_items: usize,
     /// Continuation tokens scored.
     pub scored_tokens: usize,
+    /// Items of which the model's context cut off tokens, always from the left.
+    pub truncated_items: usize,
+    /// Tokens that were cut off, in all.
+    pub truncated_tokens: usize,
     /// Tokens at the end of a text that do not fill a window and are not scored.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tokens_left_over: Option<usize>,
@@ -107,6 +135,9 @@ pub struct Item {
     pub line: Option<usize>,
     /// Tokens of the context, or of all contexts with partial scoring.
     pub prompt_tokens: usize,
+    /// Tokens cut off from the left of the prompts, which would not have fitted the model's context.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub truncated_tokens: usize,
     /// Whether every scored continuation is one token long.
     pub one_token: bool,
     /// Bytes of keys and values that crossed.
@@ -120,9 +151,17 @@ pub struct Item {
     pub outcome: ItemOutcome,
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands a field over by reference"
+)]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 /// What was measured on an item.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ItemOutcome {
     /// A multiple choice.
     Choice {
@@ -138,11 +177,69 @@ pub enum ItemOutcome {
         #[serde(skip_serializing_if = "Option::is_none", default)]
         acc_norm: Option<bool>,
     },
-    /// A window of a text.
-    Window {
+    /// A given continuation.
+    Target {
+        /// Its summed log-likelihood.
+        loglikelihood: f64,
+        /// Its tokens.
+        tokens: usize,
+        /// Whether it is what greedy decoding gives.
+        greedy: bool,
+    },
+    /// A text, or a window of one.
+    Text {
         /// Summed log-likelihood of the scored tokens.
         loglikelihood: f64,
         /// How many tokens were scored.
         tokens: usize,
+        /// Words of the original; none for a window.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        words: Option<usize>,
+        /// Bytes of the original; none for a window.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        bytes: Option<usize>,
     },
+    /// A generated answer.
+    Answer {
+        /// What was generated, up to where it stops.
+        answer: String,
+        /// What is accepted.
+        accepted: Vec<String>,
+        /// Whether it is one of them.
+        exact_match: bool,
+    },
+}
+
+impl ItemOutcome {
+    /// The item's value and weight for a metric, as [`Samples`] has them; none if it has no such metric.
+    fn sample(&self, name: MetricName) -> Option<(f64, f64)> {
+        let hit = |hit: bool| Some((f64::from(u8::from(hit)), 1.0));
+        match (self, name) {
+            (Self::Choice { acc, .. }, MetricName::Acc) => hit(*acc),
+            (Self::Choice { acc_norm, .. }, MetricName::AccNorm) => acc_norm.and_then(hit),
+            (Self::Target { greedy, .. }, MetricName::Acc) => hit(*greedy),
+            (Self::Answer { exact_match, .. }, MetricName::ExactMatch) => hit(*exact_match),
+            (Self::Target { loglikelihood, .. }, MetricName::Perplexity) => {
+                Some((-loglikelihood, 1.0))
+            }
+            (
+                Self::Text {
+                    loglikelihood,
+                    tokens,
+                    words,
+                    bytes,
+                },
+                name,
+            ) => {
+                let count = match name {
+                    MetricName::TokenPerplexity => Some(*tokens),
+                    MetricName::WordPerplexity => *words,
+                    MetricName::BytePerplexity | MetricName::BitsPerByte => *bytes,
+                    _ => None,
+                };
+                count.map(|count| (-loglikelihood, count as f64))
+            }
+            _ => None,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The seam to the model.
 
 use pdtrim_core::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// Why a [`Scorer`] failed; whatever error type the implementation has.
 pub type ScorerError = Box<dyn std::error::Error + Send + Sync>;
@@ -25,7 +26,7 @@ impl Request {
 }
 
 /// The score of one continuation.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ContinuationScore {
     /// Natural-log probability of each continuation token, given all before it.
     pub logprobs: Vec<f32>,
@@ -34,11 +35,42 @@ pub struct ContinuationScore {
 }
 
 /// The scores of one [`Request`], with what crossed from prefill to decode for it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// One score per continuation, in the request's order.
     pub continuations: Vec<ContinuationScore>,
     /// Size of the context's keys and values that decode received, counted once per context.
+    pub kv_bytes: Bytes,
+    /// Prompt positions that decode received, summed over blocks.
+    pub kv_positions: u64,
+    /// Whether the KV plan dropped any prompt position of any block that decode runs.
+    pub trimmed: bool,
+}
+
+/// A context after which the most likely tokens are generated.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GenerationRequest {
+    /// The prompt: what prefill reads. Never empty; with `max_tokens` more it fits [`Scorer::max_tokens`].
+    pub context: Vec<u32>,
+    /// The most tokens that decode makes, at least one.
+    pub max_tokens: usize,
+    /// Texts at which the answer ends, without them; the model's own end does too.
+    pub until: Vec<String>,
+}
+
+impl GenerationRequest {
+    /// Positions to compute at most.
+    pub fn tokens(&self) -> usize {
+        self.context.len() + self.max_tokens
+    }
+}
+
+/// What was generated for a [`GenerationRequest`], with what crossed from prefill to decode for it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Generated {
+    /// The answer; may go on after one of the texts at which it ends.
+    pub text: String,
+    /// Size of the context's keys and values that decode received.
     pub kv_bytes: Bytes,
     /// Prompt positions that decode received, summed over blocks.
     pub kv_positions: u64,
@@ -63,18 +95,20 @@ pub trait Scorer {
     /// The model's context length: the most tokens that a context and one continuation have together.
     fn max_tokens(&self) -> usize;
 
-    /// Scores `requests`, which come longest first, and returns the scores in the same order.
-    ///
-    /// All requests of a task arrive in one call, so that the implementation can batch neighbours
-    /// (they are of similar length) or run several at once. It calls `done` with the index of each
-    /// request that is finished, from any thread.
+    /// Scores `requests`, a batch of neighbours in length, and returns the scores in the same order.
     ///
     /// # Errors
     ///
     /// When the model fails; the evaluation of the task ends there.
-    fn score(
-        &self,
-        requests: &[Request],
-        done: &(dyn Fn(usize) + Sync),
-    ) -> Result<Vec<Scores>, ScorerError>;
+    fn score(&self, requests: &[Request]) -> Result<Vec<Scores>, ScorerError>;
+
+    /// Generates greedily after a context.
+    ///
+    /// # Errors
+    ///
+    /// When the model fails, or, as here, cannot generate.
+    fn generate(&self, request: &GenerationRequest) -> Result<Generated, ScorerError> {
+        let _ = request;
+        Err("this scorer does not generate".into())
+    }
 }

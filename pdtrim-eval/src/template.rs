@@ -3,6 +3,7 @@
 use minijinja::value::{Value, ValueKind};
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 
+use crate::cleanup;
 use crate::error::{Error, Place, Result};
 
 /// The engine as lm-evaluation-harness sets up Jinja: strict about undefined names, and keeping the
@@ -18,7 +19,10 @@ pub(crate) fn environment<'source>() -> Environment<'source> {
             .build()
             .expect("the default delimiters are valid"),
     );
-    environment.add_filter("hellaswag_text", |text: &str| hellaswag_text(text));
+    environment.add_filter("hellaswag_text", cleanup::hellaswag);
+    environment.add_filter("wikitext_text", cleanup::wikitext);
+    environment.add_filter("detokenize", cleanup::detokenize);
+    environment.add_function("mark_word", cleanup::mark_word);
     environment.add_function("index_of", index_of);
     environment
 }
@@ -102,6 +106,15 @@ impl<'env, 'source> Compiled<'env, 'source> {
             Some(number) if value.is_integer() => Ok(number),
             _ => Err(self.type_error("a whole number", &value, place)),
         }
+    }
+
+    /// What it gives on the record `fields`, as JSON.
+    pub(crate) fn json(&self, fields: &Value, place: &Place) -> Result<serde_json::Value> {
+        let value = self.value(fields, place)?;
+        if value.kind() == ValueKind::Undefined {
+            return Err(self.type_error("a value", &value, place));
+        }
+        serde_json::to_value(&value).map_err(|_| self.type_error("a value", &value, place))
     }
 
     fn value(&self, fields: &Value, place: &Place) -> Result<Value> {
@@ -201,48 +214,9 @@ fn index_of(list: &Value, item: &Value) -> Result<usize, minijinja::Error> {
     })
 }
 
-/// lm-evaluation-harness' clean-up of `HellaSwag` (`tasks/hellaswag/utils.py`): the tags that `WikiHow`
-/// items carry go, and what they leave behind is joined.
-fn hellaswag_text(text: &str) -> String {
-    let text = text.trim().replace(" [title]", ". ");
-    let mut kept = String::with_capacity(text.len());
-    let mut rest = text.as_str();
-    while let Some(open) = rest.find('[') {
-        kept.push_str(&rest[..open]);
-        let tag = &rest[open..];
-        // A tag ends at the next bracket of the same line; the pattern there is `\[.*?\]`.
-        match tag.find([']', '\n']) {
-            Some(end) if tag.as_bytes()[end] == b']' => rest = &tag[end + 1..],
-            _ => {
-                kept.push('[');
-                rest = &tag[1..];
-            }
-        }
-    }
-    kept.push_str(rest);
-    kept.replace("  ", " ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hellaswag_text_drops_tags_and_joins_what_is_left() {
-        assert_eq!(
-            hellaswag_text(" How to bake [title] Mix. [step] Stir  well "),
-            "How to bake. Mix. Stir well"
-        );
-        assert_eq!(hellaswag_text("Use [substeps]Now."), "Use Now.");
-        // Three spaces become two: the replacement does not look back.
-        assert_eq!(hellaswag_text("a   b"), "a  b");
-    }
-
-    #[test]
-    fn an_unclosed_bracket_stays() {
-        assert_eq!(hellaswag_text("a [b\nc] d [e] f"), "a [b\nc] d f");
-        assert_eq!(hellaswag_text("a [b"), "a [b");
-    }
 
     #[test]
     fn templates_keep_their_last_newline_and_escape_nothing() {

@@ -13,7 +13,9 @@ use std::num::NonZeroUsize;
 
 use pdtrim_core::Boundary;
 use pdtrim_core::pipeline::PdModel;
-use pdtrim_eval::{ItemOutcome, MetricName, Options, PdScorer, Task, TaskResult, evaluate};
+use pdtrim_eval::{
+    Execution, ItemOutcome, MetricName, Options, PdScorer, Task, TaskResult, evaluate,
+};
 use reference::{Reference, numbers, reference};
 
 fn piqa(reference: &Reference, limit: usize, boundary: Boundary) -> TaskResult {
@@ -24,8 +26,15 @@ fn piqa(reference: &Reference, limit: usize, boundary: Boundary) -> TaskResult {
     let options = Options {
         data_dir: Some(reference.data.clone()),
         limit: NonZeroUsize::new(limit),
+        fewshot: None,
     };
-    let result = evaluate(&scorer, &Task::bundled("piqa").unwrap(), &options, &|_| {}).unwrap();
+    let result = evaluate(
+        &scorer,
+        &Task::bundled("piqa").unwrap(),
+        &options,
+        &Execution::default(),
+    )
+    .unwrap();
     let expected = reference.golden["mc"]["piqa200-dense"]["lls_head"]
         .as_array()
         .unwrap();

@@ -16,7 +16,7 @@ pub(crate) use bench::{
     BenchArgs, BenchCommand, DecodeBenchArgs, EvalBenchArgs, GrowthBenchArgs, LoadBenchArgs,
     MakeBenchArgs, MeasureArgs, PerplexityBenchArgs, PrefillBenchArgs, SearchBenchArgs, TextArgs,
 };
-pub(crate) use eval::{EvalArgs, ModeArg};
+pub(crate) use eval::{BaselineArgs, EvalArgs, GateArgs, ModeArg, ScoreArgs};
 pub(crate) use generate::GenerateArgs;
 pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
 pub(crate) use logprobs::LogprobsArgs;
@@ -53,7 +53,9 @@ pub(crate) enum Command {
     /// Search, trim the KV, score dense against trimmed, and write plan and report: the main job.
     Trim(Box<TrimArgs>),
     /// Score a model, or a plan, on tasks.
-    Eval(EvalArgs),
+    Eval(Box<EvalArgs>),
+    /// Score a model, or a plan, and keep every item's result for `pdtrim eval --baseline`.
+    Baseline(Box<BaselineArgs>),
     /// Go on with a text, by the dense model or by a plan.
     Generate(GenerateArgs),
     /// Log-probabilities that a plan gives to a given continuation.

@@ -7,7 +7,7 @@ mod generate;
 mod inspect;
 mod logprobs;
 
-pub(crate) use eval::{boundaries, default_tasks, hex, load_task, session_info};
+pub(crate) use eval::{boundaries, hex, load_all, load_tasks, session_info};
 
 use anyhow::Result;
 use clap::CommandFactory;
@@ -21,6 +21,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Trim(args) => trim::run(*args, progress),
         Command::Eval(args) => eval::run(&args, progress),
+        Command::Baseline(args) => eval::baseline(&args, progress),
         Command::Generate(args) => generate::run(&args, progress),
         Command::Logprobs(args) => logprobs::run(&args, progress),
         Command::Inspect(args) => inspect::run(&args, progress),

@@ -1,7 +1,6 @@
 //! The main job: search, KV plan, scores, plan file and report. Each part that is finished is kept in
 //! the run's folder, so that the same command goes on where a kill stopped it and reuses the rest.
 
-mod folder;
 mod kv;
 mod report;
 mod score;
@@ -15,11 +14,11 @@ use pdtrim_eval::{Dataset, EvalReport, Prepared, Task};
 use sha2::{Digest, Sha256};
 
 use crate::args::{TrimArgs, TrimConfig};
-use crate::commands::{default_tasks, hex, load_task};
+use crate::commands::{hex, load_all};
 use crate::output;
 use crate::progress::Progress;
+use crate::run_folder::RunFolder;
 use crate::session::{Bound, Session};
-use folder::RunFolder;
 
 /// Prose that we wrote for this, so that the default run needs no data from outside.
 const BUNDLED_PROSE: &str = include_str!("../../../datasets/calibration/prose.txt");
@@ -66,9 +65,14 @@ struct Trimmed {
 impl Run {
     /// Reads and checks every input: what is wrong with one of them is said before the first hour of work.
     fn prepare(config: TrimConfig, force: bool, progress: Progress) -> Result<Self> {
-        let names = config.tasks.clone().unwrap_or_else(default_tasks);
-        let load = |name: &String| load_task(name, config.data.as_deref());
-        let tasks = names.iter().map(load).collect::<Result<Vec<_>>>()?;
+        let names = config.tasks.clone().unwrap_or_default();
+        let tasks = load_all(
+            &names,
+            config.data.as_deref(),
+            config.offline,
+            None,
+            progress,
+        )?;
         let (source, text) = calibration_text(&config)?;
         let folder = RunFolder::open(&config.out, force)?;
         let session = Session::open(&config.model_args(), progress)?.for_long_work();

@@ -2,10 +2,9 @@
 
 use pdtrim_core::{BlockId, BlockSet, Bytes};
 use pdtrim_eval::page::{
-    Annotation, Axis, Bar, BarChart, BarSeries, Cell, Column, Item, LineChart, LineSeries,
-    LineStyle, Page, Reference, Section, Table, Unit,
+    Annotation, Axis, Bar, BarChart, BarSeries, Item, LineChart, LineSeries, LineStyle, Page,
+    Reference, Section, Unit,
 };
-use pdtrim_eval::{MetricName, Mode, ReportRow};
 use pdtrim_search::Evaluation;
 
 use super::{Measured, Run};
@@ -16,7 +15,7 @@ pub(super) fn page(run: &Run, measured: &Measured) -> Page {
         subtitle: subtitle(run, measured),
         sections: vec![
             summary_section(run, measured),
-            scores_section(measured),
+            measured.scores.modes_section(),
             blocks_section(measured),
             search_section(measured),
             traffic_section(run, measured),
@@ -110,118 +109,7 @@ fn summary_section(run: &Run, measured: &Measured) -> Section {
         and only a part of the KV cache has to cross between them. After arXiv:2509.04467.";
     Section::new("Summary", text)
         .with(Item::Facts(facts))
-        .with(Item::Table(score_table(measured)))
-}
-
-fn score_table(measured: &Measured) -> Table {
-    let columns = [
-        Column::text("task"),
-        Column::text("mode"),
-        Column::text("boundary"),
-        Column::number("acc"),
-        Column::number("acc_norm"),
-        Column::number("token perplexity"),
-        Column::number("KV per item"),
-        Column::number("items trimmed"),
-    ];
-    let mut table = Table::new("Scores with one standard error.", columns);
-    for row in &measured.scores.rows {
-        let summary = &row.result.summary;
-        let share = |name| {
-            let metric = summary.metric(name)?;
-            let error = metric
-                .stderr
-                .map_or_else(String::new, |error| format!(" ± {:.1}", error * 100.0));
-            Some(Cell::from(format!("{:.1}{error} %", metric.value * 100.0)))
-        };
-        let perplexity = summary
-            .metric(MetricName::TokenPerplexity)
-            .map(|metric| Cell::from(format!("{:.2}", metric.value)));
-        table.rows.push(vec![
-            summary.task.as_str().into(),
-            row.mode.to_string().into(),
-            row.boundary.map(|boundary| boundary.to_string()).into(),
-            share(MetricName::Acc).unwrap_or(Cell::MISSING),
-            share(MetricName::AccNorm).unwrap_or(Cell::MISSING),
-            perplexity.unwrap_or(Cell::MISSING),
-            Bytes(summary.kv.bytes_per_item as u64).to_string().into(),
-            format!("{:.0} %", summary.kv.trimmed_share * 100.0).into(),
-        ]);
-    }
-    table
-}
-
-fn scores_section(measured: &Measured) -> Section {
-    let text = "Context by prefill, answer by decode, on the KV that the plan lets through. \
-        Unified is one machine that runs both stages without decode's blocks. One-token \
-        answers come from the boundary's stage alone, so such tasks are measured with both \
-        boundaries; the bars show the boundary decode where it was measured.";
-    let mut section = Section::new("Scores by mode", text);
-    let charts = [
-        (
-            MetricName::Acc,
-            "Accuracy",
-            Unit::Percent,
-            "Higher is better; one standard error.",
-        ),
-        (
-            MetricName::TokenPerplexity,
-            "Token perplexity",
-            Unit::None,
-            "Lower is better.",
-        ),
-    ];
-    for (metric, label, unit, description) in charts {
-        let tasks: Vec<&str> = measured
-            .scores
-            .tasks()
-            .into_iter()
-            .filter(|task| row(measured, task, Mode::Dense, metric).is_some())
-            .collect();
-        if tasks.is_empty() {
-            continue;
-        }
-        let bar = |task: &&str, mode| match row(measured, task, mode, metric)
-            .and_then(|row| row.result.summary.metric(metric))
-        {
-            Some(found) => Bar {
-                value: Some(found.value),
-                error: found.stderr,
-                marked: false,
-            },
-            None => Bar::default(),
-        };
-        let series = Mode::ALL.map(|mode| BarSeries {
-            name: mode.to_string(),
-            bars: tasks.iter().map(|task| bar(task, mode)).collect(),
-        });
-        section = section.with(Item::Bars(BarChart {
-            title: label.to_owned(),
-            description: description.to_owned(),
-            group_label: "Task".to_owned(),
-            groups: tasks.iter().map(|&task| task.to_owned()).collect(),
-            axis: Axis::new(label).with_unit(unit),
-            series: series.to_vec(),
-            ..BarChart::default()
-        }));
-    }
-    section
-}
-
-/// The row of a task and mode that has the metric, with the boundary `decode` where there are two.
-fn row<'a>(
-    measured: &'a Measured,
-    task: &str,
-    mode: Mode,
-    metric: MetricName,
-) -> Option<&'a ReportRow> {
-    let rows = measured.scores.rows.iter();
-    let rows = rows.filter(|row| {
-        row.mode == mode
-            && row.result.summary.task == task
-            && row.result.summary.metric(metric).is_some()
-    });
-    rows.max_by_key(|row| row.boundary)
+        .with(Item::Table(measured.scores.score_table()))
 }
 
 fn blocks_section(measured: &Measured) -> Section {

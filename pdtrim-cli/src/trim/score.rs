@@ -3,7 +3,7 @@
 use anyhow::Result;
 use pdtrim_core::Boundary;
 use pdtrim_core::plan::PlanScore;
-use pdtrim_eval::{Dataset, EvalReport, Mode, PdScorer, Prepared, RunInfo, TaskResult};
+use pdtrim_eval::{Dataset, EvalReport, Execution, Mode, PdScorer, Prepared, RunInfo, TaskResult};
 use sha2::{Digest, Sha256};
 
 use super::search::Found;
@@ -22,9 +22,9 @@ pub(super) fn prepare(run: &Run, dense: &Bound) -> Result<Vec<Prepared>> {
 /// Prefilled positions of every prompt that is scored.
 pub(super) fn prompt_lengths(prepared: &[Prepared], boundary: Boundary) -> Vec<usize> {
     let left_to_decode = usize::from(boundary == Boundary::Decode);
-    let requests = prepared.iter().flat_map(Prepared::requests);
-    requests
-        .map(|request| request.context.len() - left_to_decode)
+    let prompts = prepared.iter().flat_map(Prepared::prompts);
+    prompts
+        .map(|prompt| prompt.len() - left_to_decode)
         .collect()
 }
 
@@ -78,13 +78,19 @@ fn one(
     let at = boundary.map_or_else(String::new, |boundary| format!(", boundary {boundary}"));
     let step = run.progress.step(
         &format!("score {} {mode}{at}", prepared_name(prepared)),
-        prepared.requests().len(),
+        prepared.tokens(),
     );
     let scorer = PdScorer::new(
         bound.model(&run.session, mode, effective)?,
         &run.session.tokenizer,
-    );
-    let result = prepared.evaluate(&scorer, &|at| step.set_done(at.requests_done))?;
+    )
+    .with_stop(&run.session.model.config().eos_token_ids);
+    let progress = |at: pdtrim_eval::Progress| step.set_done(at.tokens_done);
+    let execution = Execution {
+        progress: Some(&progress),
+        ..Execution::default()
+    };
+    let result = prepared.evaluate(&scorer, &execution)?;
     run.folder.keep(&name, &fingerprint, &result)?;
     Ok((result, false))
 }
@@ -113,6 +119,7 @@ fn fingerprint(
             &request.continuations,
         ))?);
     }
+    hasher.update(format!("{:?}", prepared.generations()));
     Ok(hex(&hasher.finalize()))
 }
 

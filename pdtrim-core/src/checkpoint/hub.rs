@@ -1,6 +1,6 @@
-//! Models on the Hugging Face hub, through its own client and in its own cache.
+//! Models, and files of datasets, on the Hugging Face hub, through its own client and in its own cache.
 //!
-//! Only the files that a checkpoint needs are fetched: configuration, tokenizer, and the weights as safetensors. The
+//! Of a model only the files that a checkpoint needs are fetched: configuration, tokenizer, and the weights as safetensors. The
 //! cache is the one that Python's `huggingface_hub` uses, so a model that is already there is not fetched again.
 
 mod client;
@@ -12,10 +12,10 @@ mod tests;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use hf_hub::HFError;
+use hf_hub::{HFError, RepoType, RepoTypeDataset, RepoTypeModel};
 
 use super::source::{Origin, PullEvent, SourceError, SourceSettings};
-use client::{HubModel, Request};
+use client::{HubRepo, Request};
 
 /// A model on the hub: `org/name[@revision]`, or one of its GGUF files: `org/name/file.gguf[@revision]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,7 +136,7 @@ pub fn fetch(
     settings: &SourceSettings,
     on_event: &mut dyn FnMut(PullEvent),
 ) -> Result<PathBuf, SourceError> {
-    let model = HubModel::new(id, &settings.hub)?;
+    let model = HubRepo::<RepoTypeModel>::new(id, &settings.hub)?;
     // What a commit holds never changes.
     if settings.offline || is_commit(id.revision()) {
         match model.cached() {
@@ -172,7 +172,7 @@ pub fn fetch(
     }
 }
 
-/// Puts one file of a repository into `folder`, without the hub's cache unless it is there already.
+/// Puts one file of a model into `folder`, without the hub's cache unless it is there already.
 pub(super) fn fetch_file_into(
     id: &HubId,
     file: &str,
@@ -180,30 +180,60 @@ pub(super) fn fetch_file_into(
     settings: &SourceSettings,
     on_event: &mut dyn FnMut(PullEvent),
 ) -> Result<PathBuf, SourceError> {
-    let model = HubModel::new(id, &settings.hub)?;
-    if let Ok(path) = model.cached_file(file) {
+    fetch_file::<RepoTypeModel>(id, file, Some(folder), settings, on_event)
+}
+
+/// A file of the dataset `repo` (`org/name`) at a branch, tag or commit, in the hub's cache; fetched first
+/// when it is not there.
+///
+/// # Errors
+///
+/// As [`fetch`].
+pub fn fetch_dataset_file(
+    repo: &str,
+    revision: &str,
+    file: &str,
+    settings: &SourceSettings,
+    on_event: &mut dyn FnMut(PullEvent),
+) -> Result<PathBuf, SourceError> {
+    let id = HubId::parse(&format!("{repo}@{revision}"))?;
+    fetch_file::<RepoTypeDataset>(&id, file, None, settings, on_event)
+}
+
+fn fetch_file<T: RepoType>(
+    id: &HubId,
+    file: &str,
+    into: Option<&Path>,
+    settings: &SourceSettings,
+    on_event: &mut dyn FnMut(PullEvent),
+) -> Result<PathBuf, SourceError> {
+    let repo = HubRepo::<T>::new(id, &settings.hub)?;
+    if let Ok(path) = repo.cached_file(file) {
         return Ok(path);
     }
     if settings.offline {
-        return Err(model.not_cached(file));
+        return Err(repo.not_cached(file));
     }
     // Asked through the client that gives up on a connection in time; the client of the download does not.
-    let files = match model.list() {
+    let files = match repo.list() {
         Ok(files) => files,
-        Err(source @ HFError::Request { .. }) => return Err(model.unreachable(file, source)),
-        Err(error) => return Err(model.explained(error, file)),
+        Err(source @ HFError::Request { .. }) => return Err(repo.unreachable(file, source)),
+        Err(error) => return Err(repo.explained(error, file)),
     };
+    if into.is_none() {
+        return Ok(repo.download_alone(file, &files, on_event)?.0);
+    }
     let Some(&total_bytes) = files.get(file) else {
-        return Err(model.file_not_found(file, &files));
+        return Err(repo.file_not_found(file, &files));
     };
     let request = Request {
         file,
         revision: id.revision(),
-        into: Some(folder),
+        into,
         done: 0,
         total_bytes,
     };
-    model.download_file(&request, on_event)
+    repo.download_file(&request, on_event)
 }
 
 fn is_commit(revision: &str) -> bool {

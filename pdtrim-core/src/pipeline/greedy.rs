@@ -29,6 +29,25 @@ impl PdModel<'_> {
         stop: &[u32],
         mut on_token: impl FnMut(u32),
     ) -> Result<Generation> {
+        self.generate_greedy_until(prompt, max_new_tokens, |tokens| {
+            let token = tokens[tokens.len() - 1];
+            on_token(token);
+            stop.contains(&token)
+        })
+    }
+
+    /// As [`generate_greedy`](Self::generate_greedy), but stops when `is_end`, which is asked after each
+    /// token with all the tokens so far, says so.
+    ///
+    /// # Errors
+    ///
+    /// As [`generate_greedy`](Self::generate_greedy).
+    pub fn generate_greedy_until(
+        &self,
+        prompt: &[u32],
+        max_new_tokens: usize,
+        mut is_end: impl FnMut(&[u32]) -> bool,
+    ) -> Result<Generation> {
         let mut decoder = GreedyDecoder::start(self, &[prompt], max_new_tokens)?;
         // On the CPU a step is computed when it is asked for: one ahead would only delay this one.
         let unread_steps = 1 + usize::from(!is_host(self.model.device()));
@@ -41,15 +60,17 @@ impl PdModel<'_> {
             let Some(ids) = unread.pop_front() else {
                 break;
             };
-            let token = read(ids)[0];
-            tokens.push(token);
-            on_token(token);
-            if stop.contains(&token) {
+            tokens.push(read(ids)[0]);
+            if is_end(&tokens) {
                 break;
             }
         }
-        let kv_bytes = decoder.kv_bytes;
-        Ok(Generation { tokens, kv_bytes })
+        Ok(Generation {
+            tokens,
+            kv_bytes: decoder.sent.kv_bytes,
+            kv_positions: decoder.sent.kv_positions,
+            trimmed: decoder.sent.trimmed,
+        })
     }
 
     /// Generates `max_new_tokens` tokens after each of several prompts of one length, always the most
@@ -93,7 +114,14 @@ struct GreedyDecoder<'m, 'a> {
     first: Option<Tensor<2>>,
     /// `[batch, 1]`, fed next.
     pending: Tensor<2, Int>,
+    sent: Sent,
+}
+
+/// What crossed to decode for each prompt.
+struct Sent {
     kv_bytes: Bytes,
+    kv_positions: u64,
+    trimmed: bool,
 }
 
 impl<'m, 'a> GreedyDecoder<'m, 'a> {
@@ -120,7 +148,11 @@ impl<'m, 'a> GreedyDecoder<'m, 'a> {
             position: handover.next,
             first,
             pending: token_tensor(pd.model, &fed)?,
-            kv_bytes: handover.kv_bytes,
+            sent: Sent {
+                kv_bytes: handover.kv_bytes,
+                kv_positions: handover.kv_positions,
+                trimmed: handover.trimmed,
+            },
         })
     }
 

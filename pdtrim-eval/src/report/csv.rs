@@ -6,7 +6,7 @@ use super::{EvalReport, ReportRow};
 use crate::error::{Error, Result};
 use crate::metric::Metric;
 
-const HEADER: [&str; 18] = [
+const HEADER: [&str; 21] = [
     "task",
     "version",
     "mode",
@@ -16,9 +16,12 @@ const HEADER: [&str; 18] = [
     "stderr",
     "higher_is_better",
     "difference_to_dense",
+    "difference_stderr",
+    "fewshot",
     "items",
     "items_total",
     "one_token_items",
+    "truncated_items",
     "scored_tokens",
     "kv_bytes",
     "kv_bytes_per_item",
@@ -41,10 +44,11 @@ pub(super) fn write(report: &EvalReport, out: impl Write) -> Result<()> {
     writer.flush().map_err(Error::Write)
 }
 
-fn record(report: &EvalReport, row: &ReportRow, metric: &Metric) -> [String; 18] {
+fn record(report: &EvalReport, row: &ReportRow, metric: &Metric) -> [String; 21] {
     let or_empty = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
     let summary = &row.result.summary;
     let kv = &summary.kv;
+    let difference = report.difference_to_dense(row, metric.name);
     [
         summary.task.clone(),
         summary.version.to_string(),
@@ -56,10 +60,13 @@ fn record(report: &EvalReport, row: &ReportRow, metric: &Metric) -> [String; 18]
         metric.value.to_string(),
         or_empty(metric.stderr),
         metric.name.higher_is_better().to_string(),
-        or_empty(report.difference_to_dense(row, metric.name)),
+        or_empty(difference.map(|difference| difference.value)),
+        or_empty(difference.and_then(|difference| difference.stderr)),
+        summary.fewshot.to_string(),
         summary.items.to_string(),
         summary.items_total.to_string(),
         summary.one_token_items.to_string(),
+        summary.truncated_items.to_string(),
         summary.scored_tokens.to_string(),
         kv.bytes.0.to_string(),
         kv.bytes_per_item.to_string(),

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{EvalReport, ReportRow};
+use super::{EvalReport, GroupRow, ReportRow};
 use crate::metric::Metric;
 use crate::result::Item;
 
@@ -20,13 +20,15 @@ pub(super) fn report(report: &EvalReport) -> Value {
             .map(|row| (row.task().to_owned(), value(row)))
             .collect()
     };
+    let groups = headline_groups(report, &headlines);
     let mut file = json!({
-        "results": by_task(results),
-        "group_subtasks": by_task(|_| json!([])),
+        "results": with_groups(by_task(results), &groups, group_results),
+        "groups": with_groups(Map::new(), &groups, group_results),
+        "group_subtasks": with_groups(by_task(|_| json!([])), &groups, |group| json!(group.subtasks)),
         "configs": by_task(config),
         "versions": by_task(|row| json!(row.result.summary.version)),
-        "n-shot": by_task(|_| json!(0)),
-        "higher_is_better": by_task(higher_is_better),
+        "n-shot": by_task(|row| json!(row.result.summary.fewshot)),
+        "higher_is_better": with_groups(by_task(higher_is_better), &groups, group_higher_is_better),
         "n-samples": by_task(|row| {
             let summary = &row.result.summary;
             json!({ "original": summary.items_total, "effective": summary.items })
@@ -52,12 +54,93 @@ pub(super) fn report(report: &EvalReport) -> Value {
             .iter()
             .map(|row| full_row(report, row))
             .collect();
-        file.insert(
-            "pdtrim".to_owned(),
-            json!({ "run": report.run, "rows": rows }),
-        );
+        let mut own = json!({ "run": report.run, "rows": rows });
+        let groups = report.groups();
+        if !groups.is_empty() {
+            extend(&mut own, json!({ "groups": groups }));
+        }
+        if let Some(paper) = crate::paper::of(&report.run.model) {
+            extend(&mut own, json!({ "paper": paper }));
+        }
+        file.insert("pdtrim".to_owned(), own);
+    }
+    if groups.is_empty() {
+        // As there: the table maker prints a second table if the key is there.
+        if let Value::Object(file) = &mut file {
+            file.shift_remove("groups");
+        }
     }
     file
+}
+
+/// A group where only one number fits, with its own groups and the members that are in none of those.
+struct HeadlineGroup {
+    row: GroupRow,
+    subtasks: Vec<String>,
+}
+
+/// The groups of the headline rows.
+fn headline_groups(report: &EvalReport, headlines: &[&ReportRow]) -> Vec<HeadlineGroup> {
+    let headlines = EvalReport {
+        run: report.run.clone(),
+        rows: headlines.iter().map(|&row| row.clone()).collect(),
+    };
+    let rows = headlines.groups();
+    let subtasks = |row: &GroupRow| {
+        let inner: Vec<&GroupRow> = rows
+            .iter()
+            .filter(|other| other.group != row.group && is_within(other, row))
+            .collect();
+        let direct = row
+            .members
+            .iter()
+            .filter(|member| !inner.iter().any(|group| group.members.contains(member)));
+        let inner = inner.iter().map(|group| &group.group);
+        inner.chain(direct).cloned().collect()
+    };
+    rows.iter()
+        .map(|row| HeadlineGroup {
+            row: row.clone(),
+            subtasks: subtasks(row),
+        })
+        .collect()
+}
+
+fn is_within(inner: &GroupRow, outer: &GroupRow) -> bool {
+    inner.group.starts_with(&outer.group)
+        && inner
+            .members
+            .iter()
+            .all(|member| outer.members.contains(member))
+}
+
+fn with_groups(
+    mut by_name: Map<String, Value>,
+    groups: &[HeadlineGroup],
+    value: fn(&HeadlineGroup) -> Value,
+) -> Map<String, Value> {
+    let values = groups
+        .iter()
+        .map(|group| (group.row.group.clone(), value(group)));
+    by_name.extend(values);
+    by_name
+}
+
+fn group_results(group: &HeadlineGroup) -> Value {
+    let metrics = group.row.metrics.iter().map(|metric| &metric.metric);
+    let mut results = metrics_of(&group.row.group, metrics);
+    extend(
+        &mut results,
+        json!({ "name": group.row.group, "sample_len": group.row.items }),
+    );
+    results
+}
+
+fn group_higher_is_better(group: &HeadlineGroup) -> Value {
+    let names = group.row.metrics.iter().map(|metric| metric.metric.name);
+    names
+        .map(|name| (name.to_string(), json!(name.higher_is_better())))
+        .collect()
 }
 
 /// One line of the per-item log.
@@ -71,31 +154,36 @@ pub(super) fn item(row: &ReportRow, item: &Item) -> Value {
 }
 
 fn results(row: &ReportRow) -> Value {
-    let mut results = Map::from_iter([("alias".to_owned(), json!(row.task()))]);
+    let summary = &row.result.summary;
+    let mut results = metrics_of(&summary.task, &summary.metrics);
+    extend(
+        &mut results,
+        json!({ "name": summary.task, "sample_len": summary.items }),
+    );
+    results
+}
+
+fn metrics_of<'m>(alias: &str, metrics: impl IntoIterator<Item = &'m Metric>) -> Value {
+    let mut results = Map::from_iter([("alias".to_owned(), json!(alias))]);
     for Metric {
         name,
         value,
         stderr,
-    } in &row.result.summary.metrics
+    } in metrics
     {
         results.insert(format!("{name},none"), json!(value));
-        if let Some(stderr) = stderr {
-            results.insert(format!("{name}_stderr,none"), json!(stderr));
-        }
+        // The text is what it writes where it has none.
+        let stderr = stderr.map_or_else(|| json!("N/A"), |stderr| json!(stderr));
+        results.insert(format!("{name}_stderr,none"), stderr);
     }
     Value::Object(results)
 }
 
 fn config(row: &ReportRow) -> Value {
     let metric = |metric: &Metric| {
-        let aggregation = if metric.name.higher_is_better() {
-            "mean"
-        } else {
-            "perplexity"
-        };
         json!({
             "metric": metric.name,
-            "aggregation": aggregation,
+            "aggregation": metric.name.aggregation(),
             "higher_is_better": metric.name.higher_is_better(),
         })
     };
@@ -153,7 +241,13 @@ fn full_row(report: &EvalReport, row: &ReportRow) -> Value {
             json!({ "higher_is_better": metric.name.higher_is_better() }),
         );
         if let Some(difference) = report.difference_to_dense(row, metric.name) {
-            extend(&mut value, json!({ "difference_to_dense": difference }));
+            extend(
+                &mut value,
+                json!({
+                    "difference_to_dense": difference.value,
+                    "difference_stderr": difference.stderr,
+                }),
+            );
         }
         value
     });

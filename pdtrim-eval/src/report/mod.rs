@@ -1,7 +1,9 @@
 //! Results by task, mode and boundary, with everything needed to repeat them.
 
 mod csv;
+mod group;
 mod json;
+mod page;
 mod table;
 
 use std::io::Write;
@@ -11,9 +13,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::metric::MetricName;
+use crate::metric::{Difference, MetricName};
 use crate::mode::Mode;
 use crate::result::TaskResult;
+
+pub use group::GroupRow;
 
 /// The results of a run. One struct behind the JSON, the CSV and the table.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -122,12 +126,23 @@ impl EvalReport {
             .max_by_key(|row| (row.mode, row.boundary))
     }
 
-    /// A row's metric minus the dense model's on the same items. None for dense rows, and where the
-    /// dense model was not measured on the same items.
-    pub fn difference_to_dense(&self, row: &ReportRow, metric: MetricName) -> Option<f64> {
+    /// A row's metric minus the dense model's on the same items, with the standard error of the paired
+    /// comparison. None for dense rows, and where the dense model was not measured on the same items.
+    pub fn difference_to_dense(&self, row: &ReportRow, metric: MetricName) -> Option<Difference> {
+        let dense = self.dense_of(row)?;
+        let own = row.result.samples(metric);
+        own.difference(&dense.result.samples(metric))
+    }
+
+    /// The dense row of the same items; none for dense rows.
+    fn dense_of(&self, row: &ReportRow) -> Option<&ReportRow> {
         let same = |other: &ReportRow| {
             let (one, two) = (&other.result.summary, &row.result.summary);
-            one.task_sha256 == two.task_sha256 && one.data == two.data && one.items == two.items
+            one.task == two.task
+                && one.task_sha256 == two.task_sha256
+                && one.data == two.data
+                && one.fewshot == two.fewshot
+                && one.items == two.items
         };
         if row.mode == Mode::Dense {
             return None;
@@ -138,8 +153,13 @@ impl EvalReport {
             .filter(|other| other.mode == Mode::Dense && same(other));
         // The dense model is the same with both boundaries; where both were measured, like is
         // compared with like.
-        let dense = dense.max_by_key(|other| other.boundary == row.boundary)?;
-        Some(row.result.summary.metric(metric)?.value - dense.result.summary.metric(metric)?.value)
+        dense.max_by_key(|other| other.boundary == row.boundary)
+    }
+
+    /// Every group of tasks in every mode with every boundary: metrics that are shares of items, over the
+    /// items of all its members.
+    pub fn groups(&self) -> Vec<GroupRow> {
+        group::rows(self)
     }
 
     /// The results as lm-evaluation-harness 0.4 writes them, with our extra object `pdtrim`.

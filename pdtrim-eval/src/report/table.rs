@@ -3,8 +3,9 @@
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use pdtrim_core::{Boundary, Bytes};
 
-use super::{EvalReport, ReportRow};
-use crate::metric::MetricName;
+use super::group::GroupMetric;
+use super::{EvalReport, GroupRow, ReportRow};
+use crate::metric::{Difference, MetricName};
 use crate::mode::Mode;
 
 pub(super) fn render(report: &EvalReport) -> String {
@@ -21,16 +22,12 @@ pub(super) fn render(report: &EvalReport) -> String {
         for block in blocks(report, task) {
             let lines = lines(report, &block, &modes);
             // One table row with several lines, so that the rules separate tasks and not lines.
-            table.add_row(lines.into_iter().enumerate().map(|(column, lines)| {
-                let alignment = if column < 4 {
-                    CellAlignment::Left
-                } else {
-                    CellAlignment::Right
-                };
-                Cell::new(lines.join("\n")).set_alignment(alignment)
-            }));
+            table.add_row(aligned(
+                lines.into_iter().map(|lines| lines.join("\n")).collect(),
+            ));
         }
     }
+    add_groups(&mut table, report, &modes);
     table.trim_fmt()
 }
 
@@ -112,18 +109,96 @@ fn value(report: &EvalReport, row: &ReportRow, name: MetricName) -> String {
     let Some(metric) = row.result.summary.metric(name) else {
         return String::new();
     };
-    let digits = if name == MetricName::TokenPerplexity {
-        3
-    } else {
-        4
-    };
+    let digits = name.digits();
     let stderr = metric
         .stderr
         .map(|stderr| format!(" ± {stderr:.digits$}"))
         .unwrap_or_default();
     let difference = report.difference_to_dense(row, name);
-    let difference = difference
-        .map(|difference| format!(" ({difference:+.digits$})"))
+    let difference = difference.map(|difference| shown(difference, digits));
+    format!(
+        "{:.digits$}{stderr}{}",
+        metric.value,
+        difference.unwrap_or_default()
+    )
+}
+
+/// ` (difference to dense ± its standard error)`.
+fn shown(difference: Difference, digits: usize) -> String {
+    let stderr = difference
+        .stderr
+        .map(|stderr| format!(" ± {stderr:.digits$}"))
         .unwrap_or_default();
-    format!("{:.digits$}{stderr}{difference}", metric.value)
+    format!(" ({:+.digits$}{stderr})", difference.value)
+}
+
+/// The groups, each as a block of its own.
+fn add_groups(table: &mut Table, report: &EvalReport, modes: &[Mode]) {
+    let rows = report.groups();
+    let mut keys: Vec<(&str, Option<Boundary>)> = Vec::new();
+    for row in &rows {
+        let key = (row.group.as_str(), row.boundary);
+        let of_stages = |other: &&GroupRow| other.group == row.group && other.boundary.is_some();
+        if !keys.contains(&key) && (key.1.is_some() || !rows.iter().any(|row| of_stages(&row))) {
+            keys.push(key);
+        }
+    }
+    for (group, boundary) in keys {
+        let of = |mode: Mode| {
+            let mut own = rows
+                .iter()
+                .filter(|row| row.group == group && row.mode == mode);
+            own.find(|row| row.boundary.is_none() || row.boundary == boundary)
+        };
+        let Some(first) = modes.iter().find_map(|&mode| of(mode)) else {
+            continue;
+        };
+        let lines = |cells: Vec<String>| cells.join("\n");
+        let mut cells = vec![
+            format!("{group}\n({} tasks)", first.members.len()),
+            first.items.to_string(),
+            boundary.map_or_else(|| "-".to_owned(), |boundary| boundary.to_string()),
+            lines(
+                first
+                    .metrics
+                    .iter()
+                    .map(|metric| metric.metric.name.to_string())
+                    .collect(),
+            ),
+        ];
+        for &mode in modes {
+            let metrics = of(mode).map_or(&[][..], |row| &row.metrics);
+            cells.push(lines(metrics.iter().map(group_value).collect()));
+        }
+        table.add_row(aligned(cells));
+    }
+}
+
+fn group_value(metric: &GroupMetric) -> String {
+    let digits = metric.metric.name.digits();
+    let stderr = metric
+        .metric
+        .stderr
+        .map(|stderr| format!(" ± {stderr:.digits$}"));
+    let difference = metric
+        .difference_to_dense
+        .map(|difference| shown(difference, digits));
+    format!(
+        "{:.digits$}{}{}",
+        metric.metric.value,
+        stderr.unwrap_or_default(),
+        difference.unwrap_or_default()
+    )
+}
+
+/// Words from the left, numbers from the right.
+fn aligned(cells: Vec<String>) -> impl Iterator<Item = Cell> {
+    cells.into_iter().enumerate().map(|(column, text)| {
+        let alignment = if column < 4 {
+            CellAlignment::Left
+        } else {
+            CellAlignment::Right
+        };
+        Cell::new(text).set_alignment(alignment)
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use pdtrim_eval::{Dataset, Error, Task};
+use pdtrim_eval::{Dataset, Error, Folders, Task};
 
 use crate::toy::{Toy, choice_task, folder, prepare};
 
@@ -54,7 +54,7 @@ fn a_missing_field_is_named() {
     let error = failure(&arc, &[("arc-easy/ARC-Easy-Test.jsonl", item)]).to_string();
     assert!(
         error.ends_with(
-            "the field `question.choices`, which `choices` of task `arc_easy` needs, is missing"
+            "the field `question.choices`, which `data.fields` of task `arc_easy` needs, is missing"
         ),
         "{error}"
     );
@@ -166,14 +166,16 @@ fn labels_have_to_be_as_many_as_records() {
 #[test]
 fn data_that_is_not_there_is_one_error_with_task_paths_and_flag() {
     let boolq = Task::bundled("boolq").unwrap();
-    let error = Dataset::load(&boolq, None).unwrap_err().to_string();
+    let error = Dataset::load(&boolq, &Folders::default())
+        .unwrap_err()
+        .to_string();
     assert_eq!(
         error,
         "task `boolq` needs data that is not there; looked for superglue/BoolQ/val.jsonl, BoolQ/val.jsonl, \
-         boolq/dev.jsonl; name the folder that has it with --data DIR"
+         boolq/dev.jsonl, aps/super_glue on the hub; name the folder that has it with --data DIR"
     );
     let dir = folder(&[]);
-    let error = Dataset::load(&boolq, Some(dir.path()))
+    let error = Dataset::load(&boolq, &Folders::of(Some(dir.path())))
         .unwrap_err()
         .to_string();
     assert!(
@@ -184,7 +186,7 @@ fn data_that_is_not_there_is_one_error_with_task_paths_and_flag() {
 
 fn csv_task(columns: &str) -> Task {
     let text = format!(
-        "name = \"c\"\nversion = 1\ndescription = \"d\"\n[data]\nfiles = [\"t.csv\"]\nformat = \"csv\"\n{columns}\n\
+        "name = \"c\"\nversion = 1\ndescription = \"d\"\n[[data]]\nfiles = [\"t.csv\"]\n{columns}\n\
          [multiple_choice]\ncontext = \"{{{{q}}}}\"\nchoices = \"[A, B]\"\ngold = \
              \"index_of(['A', 'B'], answer)\"\n"
     );
@@ -198,7 +200,7 @@ fn csv_rows_may_span_lines_and_have_a_header_or_named_columns() {
         b"q,A,B,answer\n\"two\nlines\",x,y,B\nq,x,y,A\n".as_slice(),
     )]);
     assert_eq!(
-        Dataset::load(&csv_task(""), Some(header.path()))
+        Dataset::load(&csv_task(""), &Folders::of(Some(header.path())))
             .unwrap()
             .records(),
         Some(2)
@@ -230,7 +232,7 @@ fn a_csv_row_with_a_field_too_many_is_named_by_the_line_it_begins_on() {
 
 fn windows_task(window: usize) -> Task {
     let text = format!(
-        "name = \"w\"\nversion = 1\ndescription = \"d\"\n[data]\nfiles = [\"t.txt\"]\nformat = \"text\"\n\
+        "name = \"w\"\nversion = 1\ndescription = \"d\"\n[[data]]\nfiles = [\"t.txt\"]\n\
          [perplexity]\nwindow = {window}\nprompt_tokens = 1\n"
     );
     Task::parse(&text, "w.toml").unwrap()
@@ -249,7 +251,7 @@ fn a_text_shorter_than_a_window_is_refused() {
 fn windows_longer_than_the_models_context_are_refused() {
     let dir = folder(&[("t.txt", b"12345678".as_slice())]);
     let task = windows_task(8);
-    let dataset = Dataset::load(&task, Some(dir.path())).unwrap();
+    let dataset = Dataset::load(&task, &Folders::of(Some(dir.path()))).unwrap();
     let toy = Toy {
         max_tokens: 7,
         ..Toy::new(|_, _| 0.0)
@@ -266,7 +268,7 @@ fn windows_longer_than_the_models_context_are_refused() {
 #[test]
 fn a_task_is_not_prepared_with_the_data_of_another_kind() {
     let dir = folder(&[("t.txt", b"12345678".as_slice())]);
-    let text = Dataset::load(&windows_task(8), Some(dir.path())).unwrap();
+    let text = Dataset::load(&windows_task(8), &Folders::of(Some(dir.path()))).unwrap();
     let toy = Toy::new(|_, _| 0.0);
     let error = pdtrim_eval::Prepared::new(&choice_task(), &text, &toy, None)
         .unwrap_err()

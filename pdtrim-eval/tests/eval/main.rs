@@ -2,8 +2,10 @@
 #![cfg(test)]
 
 mod bad_data;
+mod kinds;
 mod metrics_by_hand;
 mod published_data;
+mod regression;
 mod report;
 mod runner;
 mod task_files;

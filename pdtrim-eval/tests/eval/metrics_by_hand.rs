@@ -1,7 +1,9 @@
 //! Metrics against numbers worked out by hand.
 
 use pdtrim_core::Bytes;
-use pdtrim_eval::{ItemOutcome, Metric, MetricName, Options, Task, TaskResult, evaluate};
+use pdtrim_eval::{
+    Execution, ItemOutcome, Metric, MetricName, Options, Task, TaskResult, evaluate,
+};
 
 use crate::toy::{Toy, choice_task, folder};
 
@@ -28,8 +30,9 @@ fn four_items(sent: usize) -> TaskResult {
     let options = Options {
         data_dir: Some(dir.path().to_owned()),
         limit: None,
+        fewshot: None,
     };
-    evaluate(&toy, &choice_task(), &options, &|_| {}).unwrap()
+    evaluate(&toy, &choice_task(), &options, &Execution::default()).unwrap()
 }
 
 fn close(found: f64, expected: f64) {
@@ -112,9 +115,8 @@ fn perplexity_counts_only_the_continuation_of_each_window() {
         name = "windows"
         version = 1
         description = "d"
-        [data]
+        [[data]]
         files = ["t.txt"]
-        format = "text"
         [perplexity]
         window = 4
         prompt_share = 0.75
@@ -124,6 +126,7 @@ fn perplexity_counts_only_the_continuation_of_each_window() {
     let options = Options {
         data_dir: Some(dir.path().to_owned()),
         limit: None,
+        fewshot: None,
     };
     // Windows `aaab`, ` aac`, ` res`, and the token `t` left over; scored are `b`, `c` and `s`.
     let toy = Toy::new(|context, scored| {
@@ -133,7 +136,7 @@ fn perplexity_counts_only_the_continuation_of_each_window() {
             -1.5
         }
     });
-    let result = evaluate(&toy, &task, &options, &|_| {}).unwrap();
+    let result = evaluate(&toy, &task, &options, &Execution::default()).unwrap();
     assert_eq!((result.summary.items, result.summary.items_total), (3, 3));
     assert_eq!(
         (
@@ -153,9 +156,11 @@ fn perplexity_counts_only_the_continuation_of_each_window() {
     );
     assert_eq!(
         result.items[0].outcome,
-        ItemOutcome::Window {
+        ItemOutcome::Text {
             loglikelihood: -3.0,
-            tokens: 1
+            tokens: 1,
+            words: None,
+            bytes: None,
         }
     );
 }
@@ -166,9 +171,8 @@ fn with_one_prompt_token_all_other_tokens_count() {
         name = "windows"
         version = 1
         description = "d"
-        [data]
+        [[data]]
         files = ["t.txt"]
-        format = "text"
         [perplexity]
         window = 4
         prompt_tokens = 1
@@ -179,8 +183,15 @@ fn with_one_prompt_token_all_other_tokens_count() {
     let options = Options {
         data_dir: Some(dir.path().to_owned()),
         limit: None,
+        fewshot: None,
     };
-    let result = evaluate(&Toy::new(|_, _| -6.0), &task, &options, &|_| {}).unwrap();
+    let result = evaluate(
+        &Toy::new(|_, _| -6.0),
+        &task,
+        &options,
+        &Execution::default(),
+    )
+    .unwrap();
     assert_eq!(
         (
             result.summary.items,

@@ -1,7 +1,7 @@
 //! The three forms of the report, as snapshots.
 
 use pdtrim_core::Boundary;
-use pdtrim_eval::{EvalReport, MetricName, Mode, Prepared, RunInfo, Task};
+use pdtrim_eval::{EvalReport, Execution, MetricName, Mode, Prepared, RunInfo, Task};
 
 use crate::toy::{Toy, choice_task, folder, prepare};
 
@@ -15,9 +15,8 @@ fn windows() -> Task {
         name = "windows"
         version = 1
         description = "Windows of a text."
-        [data]
+        [[data]]
         files = ["t.txt"]
-        format = "text"
         [perplexity]
         window = 8
         prompt_share = 0.75
@@ -56,7 +55,11 @@ fn report() -> EvalReport {
     };
     let mut report = EvalReport::new(run);
     let mut add = |prepared: &Prepared, mode, boundary, scorer: &Toy| {
-        report.push(mode, boundary, prepared.evaluate(scorer, &|_| {}).unwrap());
+        report.push(
+            mode,
+            boundary,
+            prepared.evaluate(scorer, &Execution::default()).unwrap(),
+        );
     };
     add(&choices, Mode::Dense, None, &dense);
     add(&choices, Mode::Pd, Some(Boundary::Prefill), &dense);

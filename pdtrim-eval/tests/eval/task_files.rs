@@ -1,6 +1,6 @@
 //! Each bundled task on three items of our own in the published format.
 
-use pdtrim_eval::{Dataset, Prepared, Result, Task, TaskResult};
+use pdtrim_eval::{Dataset, Execution, Folders, Prepared, Result, Task, TaskResult};
 
 use crate::toy::{Toy, folder, pairs, prepare};
 
@@ -17,7 +17,11 @@ fn render(task: &str, files: &[(&str, &str)]) -> (Vec<(String, String)>, Vec<usi
     pairs.sort_by_key(|(context, _)| number(context));
     (
         pairs,
-        golds(&prepared.evaluate(&Toy::new(|_, _| -1.0), &|_| {}).unwrap()),
+        golds(
+            &prepared
+                .evaluate(&Toy::new(|_, _| -1.0), &Execution::default())
+                .unwrap(),
+        ),
     )
 }
 
@@ -28,7 +32,7 @@ fn number(context: &str) -> Option<u32> {
 fn golds(result: &TaskResult) -> Vec<usize> {
     let gold = |item: &pdtrim_eval::Item| match item.outcome {
         pdtrim_eval::ItemOutcome::Choice { gold, .. } => gold,
-        pdtrim_eval::ItemOutcome::Window { .. } => usize::MAX,
+        _ => usize::MAX,
     };
     result.items.iter().map(gold).collect()
 }
@@ -158,15 +162,15 @@ fn wikitext_is_cut_into_windows_of_1024() {
             .map(|request| (request.context.len(), request.continuations[0].len()))
             .collect()
     };
-    assert_eq!(lengths("wikitext"), [(768, 256), (768, 256)]);
-    assert_eq!(lengths("wikitext_full"), [(1, 1023), (1, 1023)]);
+    assert_eq!(lengths("wikitext_pd"), [(768, 256), (768, 256)]);
+    assert_eq!(lengths("wikitext_windows"), [(1, 1023), (1, 1023)]);
 }
 
 fn own(task: &str) -> Result<Prepared> {
     let task = Task::bundled(task)?;
     Prepared::new(
         &task,
-        &Dataset::load(&task, None)?,
+        &Dataset::load(&task, &Folders::default())?,
         &Toy::new(|_, _| 0.0),
         None,
     )

@@ -5,7 +5,8 @@ use std::sync::Mutex;
 
 use pdtrim_core::Bytes;
 use pdtrim_eval::{
-    ContinuationScore, Dataset, Prepared, Request, Result, Scorer, ScorerError, Scores, Task,
+    ContinuationScore, Dataset, Folders, Generated, GenerationRequest, Prepared, Request, Result,
+    Scorer, ScorerError, Scores, Task,
 };
 use tempfile::TempDir;
 
@@ -43,14 +44,9 @@ impl Scorer for Toy {
         self.max_tokens
     }
 
-    fn score(
-        &self,
-        requests: &[Request],
-        done: &(dyn Fn(usize) + Sync),
-    ) -> Result<Vec<Scores>, ScorerError> {
-        *self.seen.lock().unwrap() = requests.to_vec();
-        let scores = requests.iter().enumerate().map(|(index, request)| {
-            done(index);
+    fn score(&self, requests: &[Request]) -> Result<Vec<Scores>, ScorerError> {
+        self.seen.lock().unwrap().extend_from_slice(requests);
+        let scores = requests.iter().map(|request| {
             let context = text(&request.context);
             let continuations = request.continuations.iter().map(|tokens| {
                 let mut logprobs = vec![0.0; tokens.len()];
@@ -69,6 +65,18 @@ impl Scorer for Toy {
             }
         });
         Ok(scores.collect())
+    }
+
+    /// Says the context's last word, and goes on.
+    fn generate(&self, request: &GenerationRequest) -> Result<Generated, ScorerError> {
+        let context = text(&request.context);
+        let last = context.split_whitespace().last().unwrap_or_default();
+        Ok(Generated {
+            text: format!(" {last}. And so on"),
+            kv_bytes: Bytes(10),
+            kv_positions: 1,
+            trimmed: false,
+        })
     }
 }
 
@@ -97,9 +105,8 @@ pub(crate) fn choice_task() -> Task {
         name = "toy"
         version = 3
         description = "A toy."
-        [data]
+        [[data]]
         files = ["t.jsonl"]
-        format = "jsonl"
         [multiple_choice]
         context = "{{q}}"
         choices = "c"
@@ -110,7 +117,7 @@ pub(crate) fn choice_task() -> Task {
 
 /// The task on the data in `dir`, encoded by the toy.
 pub(crate) fn prepare(task: &Task, dir: &Path) -> Result<Prepared> {
-    let dataset = Dataset::load(task, Some(dir))?;
+    let dataset = Dataset::load(task, &Folders::of(Some(dir)))?;
     Prepared::new(task, &dataset, &Toy::new(|_, _| 0.0), None)
 }
 

@@ -1,8 +1,8 @@
 //! Scoring a task.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use pdtrim_core::model::BlockModel;
-use pdtrim_eval::{PdScorer, Prepared, TaskSummary};
+use pdtrim_eval::{Execution, Folders, PdScorer, Prepared, TaskSummary};
 use serde_json::{Map, Value, json};
 
 use super::environment::{Environment, Peak};
@@ -11,12 +11,20 @@ use super::report::{BenchReport, Measurement, settings};
 use super::subjects;
 use super::work::{Stages, Work};
 use crate::args::EvalBenchArgs;
-use crate::commands::load_task;
+use crate::commands::load_tasks;
 use crate::progress::Progress;
 use crate::session::{Bound, Session};
 
 pub(super) fn run(args: &EvalBenchArgs, progress: Progress) -> Result<()> {
-    let (task, data) = load_task(&args.task, args.data.as_deref())?;
+    let folders = Folders::of(args.data.as_deref());
+    let mut tasks = load_tasks(&args.task, &folders, None)?.loaded;
+    ensure!(
+        tasks.len() == 1,
+        "expected one task, `{}` is a group of {}",
+        args.task,
+        tasks.len()
+    );
+    let (task, data) = tasks.remove(0);
     let session = Session::open(&args.measure.model, progress)?.for_long_work();
     let before = Peak::find(session.device, &args.measure);
     let bound = Bound::from_args(&args.plan, &session)?;
@@ -31,7 +39,11 @@ pub(super) fn run(args: &EvalBenchArgs, progress: Progress) -> Result<()> {
         .iter()
         .map(|scorer| -> Point<'_, (f64, TaskSummary)> {
             let (prepared, device) = (&prepared, session.model.device());
-            Box::new(move || timed(device, || Ok(prepared.evaluate(scorer, &|_| {})?.summary)))
+            Box::new(move || {
+                timed(device, || {
+                    Ok(prepared.evaluate(scorer, &Execution::default())?.summary)
+                })
+            })
         });
     let mut points: Vec<_> = points.collect();
     let runs = rounds.run("eval", progress, &mut points)?;

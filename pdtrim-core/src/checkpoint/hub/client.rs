@@ -1,4 +1,4 @@
-//! The connection to one model on the hub.
+//! The connection to one repository on the hub.
 //!
 //! `hf-hub` is used file by file. Its `snapshot_download` would fetch several at once, but writes files of the xet
 //! protocol in place: killed half-way, it leaves a file that looks complete. Sizes are compared with the hub's listing
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hf_hub::progress::{DownloadEvent, Progress, ProgressEvent, ProgressHandler};
 use hf_hub::repository::RepoTreeEntry;
-use hf_hub::{HFClient, HFError, HFRepositorySync, RepoTypeModel};
+use hf_hub::{HFClient, HFError, HFRepositorySync, RepoType};
 
 use super::{HubId, HubSettings, is_gguf, is_plain_path};
 use crate::checkpoint::source::{PullEvent, SourceError};
@@ -38,10 +38,10 @@ const RETRIES: usize = 2;
 /// The files of a repository, with their sizes in bytes.
 pub(super) type Files = BTreeMap<String, u64>;
 
-/// One model on the hub, and the connection to it.
-pub(super) struct HubModel<'a> {
+/// One model or dataset on the hub, and the connection to it.
+pub(super) struct HubRepo<'a, T: RepoType> {
     id: &'a HubId,
-    repo: HFRepositorySync<RepoTypeModel>,
+    repo: HFRepositorySync<T>,
     cache_dir: PathBuf,
 }
 
@@ -57,7 +57,7 @@ pub(super) struct Request<'a> {
     pub(super) total_bytes: u64,
 }
 
-impl<'a> HubModel<'a> {
+impl<'a, T: RepoType> HubRepo<'a, T> {
     pub(super) fn new(id: &'a HubId, settings: &HubSettings) -> Result<Self, SourceError> {
         let failed = |source| SourceError::Hub {
             repo: id.repo.clone(),
@@ -86,7 +86,7 @@ impl<'a> HubModel<'a> {
         let client = hf_hub::HFClientSync::from_inner(inner).map_err(failed)?;
         Ok(Self {
             id,
-            repo: client.model(org, name),
+            repo: client.repository(T::default(), org, name),
             cache_dir,
         })
     }

@@ -85,7 +85,15 @@ impl FakeHub {
     }
 
     fn route(&self, method: &str, path: &str) -> (u16, String, Vec<u8>) {
-        let known = ["main", COMMIT];
+        let known = ["main", COMMIT, "refs/convert/parquet"];
+        // A dataset of the same name holds the same files; a client may write a branch with or without `%2F`.
+        let path = path.replace("%2F", "/");
+        let path = path.replacen("/api/datasets/", "/api/models/", 1).replacen(
+            "/datasets/org/name/",
+            "/org/name/",
+            1,
+        );
+        let path = path.as_str();
         if let Some(revision) = path.strip_prefix("/api/models/org/name/tree/") {
             if !known.contains(&revision) {
                 return plain(404, "RevisionNotFound");
@@ -97,10 +105,8 @@ impl FakeHub {
         let Some(rest) = path.strip_prefix("/org/name/resolve/") else {
             return plain(404, "RepoNotFound");
         };
-        let Some((_, file)) = rest
-            .split_once('/')
-            .filter(|(revision, _)| known.contains(revision))
-        else {
+        let inside = |revision: &&str| rest.strip_prefix(*revision)?.strip_prefix('/');
+        let Some(file) = known.iter().find_map(inside) else {
             return plain(404, "RevisionNotFound");
         };
         let Some((name, bytes)) = self.files.iter().find(|(name, _)| *name == file) else {

@@ -426,3 +426,37 @@ fn without_network_a_complete_cache_is_used_and_an_empty_one_is_an_error() {
         "{error}"
     );
 }
+
+#[test]
+fn a_file_of_a_dataset_comes_from_its_branch_once() {
+    let file = "default/test/0000.parquet";
+    let setup = Setup::new(FakeHub {
+        files: vec![text(file)],
+        ..FakeHub::default()
+    });
+    let fetch = |setup: &Setup, file| {
+        fetch_dataset_file(
+            "org/name",
+            "refs/convert/parquet",
+            file,
+            &setup.settings,
+            &mut |_| {},
+        )
+    };
+    let path = fetch(&setup, file).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), text(file).1);
+    let asked = setup.server.requests();
+    assert!(
+        asked
+            .iter()
+            .all(|request| request.contains("/datasets/org/name/")),
+        "{asked:?}"
+    );
+    let error = fetch(&setup, "default/train/0000.parquet").unwrap_err();
+    assert!(matches!(error, SourceError::FileNotFound { .. }), "{error}");
+    // Without a network the cache answers.
+    let setup = setup.unplugged();
+    assert_eq!(fetch(&setup, file).unwrap(), path);
+    let error = fetch(&setup.offline(), "default/train/0000.parquet").unwrap_err();
+    assert!(matches!(error, SourceError::NotCached { .. }), "{error}");
+}

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub(super) struct RunFolder {
+pub(crate) struct RunFolder {
     state: PathBuf,
 }
 
@@ -20,7 +20,7 @@ struct Kept<T> {
 
 impl RunFolder {
     /// Opens the folder; `force` forgets what an earlier run kept there.
-    pub(super) fn open(out: &Path, force: bool) -> Result<Self> {
+    pub(crate) fn open(out: &Path, force: bool) -> Result<Self> {
         let state = out.join(".pdtrim");
         let failed = || format!("cannot use the folder {}", out.display());
         if force && state.exists() {
@@ -41,19 +41,19 @@ impl RunFolder {
     }
 
     /// Where the journal called `name` is.
-    pub(super) fn journal(&self, name: &str) -> PathBuf {
+    pub(crate) fn journal(&self, name: &str) -> PathBuf {
         self.state.join(format!("{name}.jsonl"))
     }
 
     /// The part kept under `name`, if it depended on the same things. One that cannot be read is made again.
-    pub(super) fn kept<T: DeserializeOwned>(&self, name: &str, fingerprint: &str) -> Option<T> {
+    pub(crate) fn kept<T: DeserializeOwned>(&self, name: &str, fingerprint: &str) -> Option<T> {
         let bytes = fs::read(self.part(name)).ok()?;
         let kept: Kept<T> = serde_json::from_slice(&bytes).ok()?;
         (kept.fingerprint == fingerprint).then_some(kept.value)
     }
 
     /// Keeps a finished part.
-    pub(super) fn keep<T: Serialize>(
+    pub(crate) fn keep<T: Serialize>(
         &self,
         name: &str,
         fingerprint: &str,
