@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peer_io import fail
-from workloads import Catalogue, Measure, Pool, Sample, Workload
-from worker_pool import SideError
+from peer_io import aligned, fail, write_json
+from worker_pool import Pool, SideError
+from workloads import Catalogue, Measure, Sample, Workload
 
 Result = dict[str, Any]
 HEADINGS = ("work", "peer", "ours", "peer's", "speedup", "lowest-highest", "pairs")
@@ -29,8 +29,7 @@ HEADINGS = ("work", "peer", "ours", "peer's", "speedup", "lowest-highest", "pair
 
 def measure_pairs(workload: Workload, pairs: int, pause: float) -> Result:
     """Samples of both sides in turns, with the order they were taken in."""
-    if workload.warm_up_peer:
-        workload.peer()
+    warm_up = (workload.warm_up or workload.peer)() if workload.warm_up_peer else {}
     sides: dict[str, Measure] = {"ours": workload.ours, "peer": workload.peer}
     samples: dict[str, list[Sample]] = {"ours": [], "peer": []}
     order = []
@@ -40,14 +39,18 @@ def measure_pairs(workload: Workload, pairs: int, pause: float) -> Result:
             load = os.getloadavg()[0]
             samples[side].append({**sides[side](), "load_before": load})
             order.append(side)
-    notes = [note for note in (workload.note, *disagreements(workload, samples)) if note]
-    return {"work": workload.name, "peer": workload.peer_name, "notes": notes, "order": order, **summary(samples)}
+    notes = [note for note in (workload.note, warm_up.get("note"), *disagreements(workload, samples)) if note]
+    kept = {"warm_up": warm_up} if workload.warm_up else {}
+    names = {"work": workload.name, "peer": workload.peer_name}
+    return {**names, "notes": notes, **kept, "order": order, **summary(samples)}
 
 
 def disagreements(workload: Workload, samples: dict[str, list[Sample]]) -> list[str]:
     """Where the two sides did not do the same work or did not find the same."""
-    pairs = {name: (samples["ours"][0].get(name), samples["peer"][0].get(name)) for name in workload.must_agree}
-    return [f"NOT THE SAME: {name} {ours} and {peer}" for name, (ours, peer) in pairs.items() if ours != peer]
+    pairs = zip(samples["ours"], samples["peer"], strict=True)
+    said = [(name, ours.get(name), peer.get(name)) for ours, peer in pairs for name in workload.must_agree]
+    found = [f"NOT THE SAME: {name} {ours} and {peer}" for name, ours, peer in said if ours != peer]
+    return list(dict.fromkeys(found))
 
 
 def summary(samples: dict[str, list[Sample]]) -> Result:
@@ -71,11 +74,8 @@ def duration(seconds: float) -> str:
 
 
 def table(results: list[Result]) -> str:
-    rows = [HEADINGS, *map(table_row, results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     notes = [f"{result['work']}: {note}" for result in results for note in result["notes"]]
-    return "\n".join([lines[0], "-" * len(max(lines, key=len)), *lines[1:], *([""] if notes else []), *notes])
+    return "\n".join([*aligned([HEADINGS, *map(table_row, results)]), *([""] if notes else []), *notes])
 
 
 def table_row(result: Result) -> tuple[str, ...]:
@@ -89,12 +89,6 @@ def machine() -> dict[str, Any]:
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {"cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(), "system": platform.platform()}
-
-
-def write_json(path: Path, value: Any) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.rename(path)
 
 
 def chosen(workloads: list[Workload], only: str | None) -> list[Workload]:
@@ -113,7 +107,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pdtrim", type=Path, required=True, help="the binary, built with --release")
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face folder with f32 weights, for both sides")
     parser.add_argument("--gguf", type=Path, help="folder with f32.gguf, f16.gguf, bf16.gguf (make_gguf.py)")
-    parser.add_argument("--data", type=Path, help="folder with piqa/valid.jsonl and piqa/valid-labels.lst")
+    parser.add_argument("--data", type=Path, help="folder with the published files of lm-eval's tasks")
     parser.add_argument("--only", help="workloads, separated by commas (default: all; --list names them)")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="for both sides")
@@ -123,13 +117,21 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--sleb-evaluations", type=int, default=10, help="evaluations the torch SLEB loop really runs")
     parser.add_argument("--sleb-protect", choices=["ends", "none"], default="ends", help="as `bench search` does")
     parser.add_argument("--sleb-pairs", type=int, default=1, help="most pairs of the workload sleb")
-    parser.add_argument("--lm-eval-batch", type=int, default=8)
+    parser.add_argument("--lm-eval-items", type=int, default=200, help="items of each task, run once in full")
+    parser.add_argument("--lm-eval-slice", type=int, default=20, help="items of a pair, other ones in every pair")
+    parser.add_argument("--lm-eval-batches", type=batch_sizes, default="1,4,8,16,32", help="of which the best is used")
     parser.add_argument("--output", type=Path, help="JSON file for all samples")
     parser.add_argument("--list", action="store_true", help="name the workloads and stop")
     args = parser.parse_args(given)
     if args.pairs < 1 or args.sleb_pairs < 1:
         parser.error("at least one pair")
+    if not 1 <= args.lm_eval_slice <= args.lm_eval_items:
+        parser.error("a slice has at least one item and no more than there are")
     return args
+
+
+def batch_sizes(text: str) -> list[int]:
+    return [int(size) for size in text.split(",")]
 
 
 def check_paths(args: argparse.Namespace) -> None:

@@ -1,4 +1,5 @@
-"""What the scripts of this folder share: errors in one line, token ids, and the worker's side of the protocol.
+"""What the scripts of this folder share: errors in one line, tables and JSON files, token ids, and the worker's side
+of the protocol.
 
 A worker loads its model, writes {"ready": true}, then answers each JSON line on stdin with one JSON line on stdout.
 """
@@ -9,6 +10,7 @@ import importlib
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any, Callable, NoReturn
 
 Request = dict[str, Any]
@@ -26,6 +28,19 @@ def need(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         fail(f"cannot import {package} ({error}); pip install -r requirements.txt")
+
+
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """A line per row, cells under one another; a rule below the first row, which is the head."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return [lines[0], "-" * len(max(lines, key=len)), *lines[1:]]
+
+
+def write_json(path: Path, value: Any) -> None:
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    partial.rename(path)
 
 
 def token_ids(count: int, first: int = 0) -> list[int]:

@@ -39,6 +39,12 @@ log("ours " + " ".join(sys.argv[1:3]))
 (HERE / "args").write_text(json.dumps(sys.argv[1:]))
 if "generate" in sys.argv:
     sys.exit()
+if "eval" in sys.argv:
+    given = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+    log("goals " + "".join(json.loads(line)["goal"] for line in open(Path(given["--data"]) / "piqa/valid.jsonl")))
+    Path(given["--items"]).write_text("")
+    print(json.dumps({"results": {"piqa": {"acc,none": 0.5}}}))
+    sys.exit()
 if "perplexity" in sys.argv:
     sys.exit("error: no such work")
 count = (HERE / "log").read_text().count("ours")
@@ -65,6 +71,20 @@ for line in sys.stdin:
 )
 
 
+# Fastest with batches of 4; the accuracy of its second slice is not ours.
+FAKE_LM_EVAL = (
+    PREAMBLE
+    + """
+print(json.dumps({"ready": True}), flush=True)
+for line in sys.stdin:
+    request = json.loads(line)
+    log("peer {first}+{limit} by {batch}".format(**request))
+    seconds = 8.0 / request["batch"] if request["batch"] <= 4 else 3.0
+    print(json.dumps({"seconds": seconds, "acc": 0.25 if request["first"] else 0.5}), flush=True)
+"""
+)
+
+
 class Bench(unittest.TestCase):
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -73,6 +93,7 @@ class Bench(unittest.TestCase):
         for name, text in (("pdtrim", FAKE_PDTRIM), ("worker_transformers.py", FAKE_WORKER), ("config.json", "{}")):
             (self.folder / name).write_text(text)
         (self.folder / "worker_llama_cpp.py").write_text(FAKE_WORKER)
+        (self.folder / "worker_lm_eval.py").write_text(FAKE_LM_EVAL)
         (self.folder / "pdtrim").chmod(stat.S_IRWXU)
         patch = mock.patch.object(worker_pool, "HERE", self.folder)
         patch.start()
@@ -138,6 +159,29 @@ class Bench(unittest.TestCase):
         (self.folder / "model.safetensors").write_bytes(b"0" * (2 * workloads.READ_BUFFER + 7))
         self.assertEqual(self.compare("--pairs", "1", only="load")[0], 0)
         self.assertEqual(self.written()["results"][0]["peer_samples"][0]["bytes"], 2 * workloads.READ_BUFFER + 7)
+
+    def lm_eval(self, *extra: str) -> str:
+        (self.folder / "piqa").mkdir()
+        (self.folder / "piqa/valid.jsonl").write_text("".join(f'{{"goal": "{letter}"}}\n' for letter in "abcdef"))
+        (self.folder / "piqa/valid-labels.lst").write_text("0\n" * 6)
+        sizes = ["--lm-eval-items", "6", "--lm-eval-slice", "2", "--lm-eval-batches", "1,4,8"]
+        code, out, _ = self.compare("--data", str(self.folder), *sizes, *extra, only="lm-eval-piqa")
+        self.assertEqual(code, 0)
+        return out
+
+    def test_lm_eval_runs_in_full_at_its_best_batch_size_and_then_in_slices(self) -> None:
+        self.lm_eval()
+        peer = [line for line in self.log() if line.startswith("peer")]
+        tried = ["peer 0+2 by 1", "peer 0+2 by 1", "peer 0+2 by 4", "peer 0+2 by 8"]
+        self.assertEqual(peer, [*tried, "peer 0+6 by 4", "peer 0+2 by 4", "peer 2+2 by 4", "peer 4+2 by 4"])
+        warm_up = self.written()["results"][0]["warm_up"]
+        self.assertEqual((warm_up["batch"], warm_up["batches"]["4"], warm_up["peer"]["seconds"]), (4, 2.0, 2.0))
+
+    def test_both_sides_get_the_same_slices(self) -> None:
+        out = self.lm_eval("--pairs", "2")
+        goals = [line for line in self.log() if line.startswith("goals")]
+        self.assertEqual(goals[2:], ["goals ab", "goals cd"])  # after one item and all of them, from the whole file
+        self.assertIn("lm-eval-piqa: NOT THE SAME: acc 0.5 and 0.25", out)
 
     def test_an_unknown_workload_or_a_missing_folder_is_one_line(self) -> None:
         with self.assertRaises(SystemExit) as caught:

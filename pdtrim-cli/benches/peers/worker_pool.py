@@ -1,13 +1,15 @@
-"""Starts the worker processes and speaks with them: one JSON line out, one JSON line back."""
+"""Starts the processes of both sides, and speaks with the workers: one JSON line out, one JSON line back."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from peer_io import Answer, Request
@@ -72,6 +74,42 @@ class Worker:
         self.errors.close()
 
 
+class Pool:
+    """Workers by command; each is started when first asked and stays alive until `close_all`."""
+
+    def __init__(self) -> None:
+        self.workers: dict[tuple[str, ...], Worker] = {}
+
+    def ask(self, command: list[str], request: Request) -> Answer:
+        key = tuple(command)
+        if key in self.workers and not self.workers[key].is_alive():
+            self.workers.pop(key).close()
+        if key not in self.workers:
+            self.workers[key] = Worker(command)
+        answer = self.workers[key].ask(request)
+        return {name: value for name, value in answer.items() if name not in ("samples", "tokens")}
+
+    def close_all(self) -> None:
+        for worker in self.workers.values():
+            worker.close()
+        self.workers.clear()
+
+
+def run_process(command: list[str], threads: int) -> tuple[str, float]:
+    """Standard output and wall time of a process that may use `threads` threads."""
+    env = {**os.environ, "RAYON_NUM_THREADS": str(threads)}
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+    except OSError as error:
+        raise SideError(f"cannot start {command[0]}: {error.strerror}") from error
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise SideError(f"{' '.join(command[:3])}: {lines[0].removeprefix('error: ')}")
+    return done.stdout, seconds
+
+
 def transformers_command(
     model: Path, dtype: str, threads: int, python: str = sys.executable, device: str = "cpu"
 ) -> list[str]:
@@ -85,7 +123,6 @@ def llama_cpp_command(gguf: Path, threads: int, python: str = sys.executable) ->
     return [python, script, "--model", str(gguf), "--threads", str(threads)]
 
 
-def lm_eval_command(model: Path, data: Path, threads: int, batch: int, python: str = sys.executable) -> list[str]:
+def lm_eval_command(model: Path, data: Path, threads: int, python: str = sys.executable) -> list[str]:
     script = str(HERE / "worker_lm_eval.py")
-    options = ["--model", str(model), "--data", str(data), "--threads", str(threads), "--batch", str(batch)]
-    return [python, script, *options]
+    return [python, script, "--model", str(model), "--data", str(data), "--threads", str(threads)]

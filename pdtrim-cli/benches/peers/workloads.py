@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import time
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
+from lm_eval_data import CHOICE_TASKS
+from lm_eval_work import SlicedTask
 from peer_io import Request
-from worker_pool import (
-    HERE,
-    SideError,
-    Worker,
-    llama_cpp_command,
-    lm_eval_command,
-    transformers_command,
-)
+from worker_pool import HERE, Pool, SideError, Worker, llama_cpp_command, run_process, transformers_command
 
 Sample = dict[str, Any]  # "seconds", and whatever else is worth keeping
 Measure = Callable[[], Sample]
 READ_BUFFER = 1 << 20
 DECODE_STEPS = 32
-LIMIT = 100
 
 
 @dataclass(frozen=True)
@@ -37,24 +29,10 @@ class Workload:
     ours: Measure
     peer: Measure
     warm_up_peer: bool = True
+    warm_up: Measure | None = None  # instead of the peer's own work; its sample is kept
     most_pairs: int | None = None
     note: str = ""
     must_agree: tuple[str, ...] = ()  # what both sides' samples say of their work, beside the seconds
-
-
-def run_process(command: list[str], threads: int) -> tuple[str, float]:
-    """Standard output and wall time of a process that may use `threads` threads."""
-    env = {**os.environ, "RAYON_NUM_THREADS": str(threads)}
-    start = time.perf_counter()
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, env=env)
-    except OSError as error:
-        raise SideError(f"cannot start {command[0]}: {error.strerror}") from error
-    seconds = time.perf_counter() - start
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise SideError(f"{' '.join(command[:3])}: {lines[0]}")
-    return done.stdout, seconds
 
 
 def our_sample(stdout: str, path: list[str]) -> Sample:
@@ -68,27 +46,6 @@ def our_sample(stdout: str, path: list[str]) -> Sample:
         return {"seconds": float(seconds), **facts}
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise SideError(f"{' '.join(path)} printed no single sample ({type(error).__name__}: {error})") from error
-
-
-class Pool:
-    """Workers by command; each is started when first asked and stays alive until `close_all`."""
-
-    def __init__(self) -> None:
-        self.workers: dict[tuple[str, ...], Worker] = {}
-
-    def ask(self, command: list[str], request: Request) -> Sample:
-        key = tuple(command)
-        if key in self.workers and not self.workers[key].is_alive():
-            self.workers.pop(key).close()
-        if key not in self.workers:
-            self.workers[key] = Worker(command)
-        answer = self.workers[key].ask(request)
-        return {name: value for name, value in answer.items() if name not in ("samples", "tokens")}
-
-    def close_all(self) -> None:
-        for worker in self.workers.values():
-            worker.close()
-        self.workers.clear()
 
 
 class Catalogue:
@@ -195,7 +152,16 @@ class Catalogue:
 
         ours = self.bench("search", "f32", warmup=0, count=6, windows=10, window_tokens=1024)
         note = f"peer extrapolated from its first {self.args.sleb_evaluations} evaluations"
-        return Workload("sleb", "SLEB in torch f32", ours, peer, False, self.args.sleb_pairs, note, ("evaluations",))
+        return Workload(
+            "sleb",
+            "SLEB in torch f32",
+            ours,
+            peer,
+            warm_up_peer=False,
+            most_pairs=self.args.sleb_pairs,
+            note=note,
+            must_agree=("evaluations",),
+        )
 
     def load(self) -> Workload:
         def peer() -> Sample:
@@ -216,30 +182,21 @@ class Catalogue:
         note = "process start to first token"
         return [Workload(name, peer, self.generate_one, start(command), note=note) for name, peer, command in names]
 
-    def lm_eval(self) -> Workload:
-        args = self.args
-
-        def data() -> Path:
-            if args.data is None:
-                raise SideError("lm-eval needs --data, a folder with piqa/valid.jsonl and piqa/valid-labels.lst")
-            return args.data
-
-        def ours() -> Sample:
-            command = [str(args.pdtrim), "eval", "--tasks", "piqa", "--limit", str(LIMIT), "--data", str(data())]
-            command += ["--model", str(args.model), "--dtype", "f32", "--json"]
-            stdout, seconds = run_process(command, args.threads)
-            scores = json.loads(stdout)["results"]["piqa"]
-            return {"seconds": seconds, "acc": scores["acc,none"], "acc_norm": scores["acc_norm,none"]}
-
-        def command() -> list[str]:
-            return lm_eval_command(args.model, data(), args.threads, args.lm_eval_batch, args.python)
-
-        note = "ours with start and load, peer without"
-        peer = self.ask(command, {"work": "piqa", "limit": LIMIT})
-        return Workload("lm-eval", "lm-eval f32", ours, peer, note=note, must_agree=("acc", "acc_norm"))
+    def lm_eval(self, task: str) -> Workload:
+        work = SlicedTask(task, self.args, self.pool)
+        return Workload(
+            f"lm-eval-{task}",
+            "lm-eval f32",
+            work.ours,
+            work.peer,
+            warm_up=work.in_full,
+            most_pairs=work.n_slices(),
+            note=f"slices of {self.args.lm_eval_slice} items; ours with start and load, peer without",
+            must_agree=("acc", "acc_norm"),
+        )
 
     def all(self) -> list[Workload]:
-        last = [self.load(), *self.starts(), self.lm_eval(), self.sleb()]
+        last = [self.load(), *self.starts(), *map(self.lm_eval, CHOICE_TASKS), self.sleb()]
         return [*self.against_transformers(), *self.against_llama_cpp(), *last]
 
 
