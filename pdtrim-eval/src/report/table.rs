@@ -155,7 +155,7 @@ fn add_groups(table: &mut Table, report: &EvalReport, modes: &[Mode]) {
         };
         let lines = |cells: Vec<String>| cells.join("\n");
         let mut cells = vec![
-            format!("{group}\n({} tasks)", first.members.len()),
+            format!("{group}\n({})", count(first.members.len())),
             first.items.to_string(),
             boundary.map_or_else(|| "-".to_owned(), |boundary| boundary.to_string()),
             lines(
@@ -171,6 +171,14 @@ fn add_groups(table: &mut Table, report: &EvalReport, modes: &[Mode]) {
             cells.push(lines(metrics.iter().map(group_value).collect()));
         }
         table.add_row(aligned(cells));
+    }
+}
+
+fn count(tasks: usize) -> String {
+    if tasks == 1 {
+        "1 task".to_owned()
+    } else {
+        format!("{tasks} tasks")
     }
 }
 
