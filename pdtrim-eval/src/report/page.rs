@@ -1,8 +1,8 @@
 //! The scores as parts of a page.
 
-use pdtrim_core::Bytes;
+use pdtrim_core::{Boundary, Bytes};
 
-use super::{EvalReport, ReportRow};
+use super::{EvalReport, GroupRow};
 use crate::metric::{Difference, Metric, MetricName};
 use crate::mode::Mode;
 use crate::page::{Axis, Bar, BarChart, BarSeries, Cell, Column, Item, Page, Section, Table, Unit};
@@ -56,42 +56,43 @@ impl EvalReport {
             .filter(|(_, value)| !value.is_empty())
             .map(|(name, value)| (name.to_owned(), value));
         let mut section = Section::new("Scores", "").with(Item::Facts(facts.collect()));
-        section = section.with(Item::Table(self.score_table()));
         if !self.groups().is_empty() {
             section = section.with(Item::Table(self.group_table()));
         }
-        section
+        section.with(Item::Table(self.score_table()))
     }
 
-    /// Every task in every mode with every boundary.
+    /// Every task in every mode with every boundary, a row for each metric.
     pub fn score_table(&self) -> Table {
-        let metrics = self.metrics();
-        let mut columns = vec![
+        let columns = [
             Column::text("task"),
             Column::number("items"),
-            Column::text("mode"),
-            Column::text("boundary"),
-        ];
-        columns.extend(metrics.iter().map(|name| Column::number(label(*name))));
-        columns.extend([
+            Column::text("mode, boundary"),
+            Column::text("metric"),
+            Column::number("value"),
+            Column::number("against dense"),
             Column::number("KV per item"),
             Column::number("items trimmed"),
-        ]);
-        let caption = "Scores with one standard error; in brackets the difference to dense on the same items, \
-                       with the standard error of the paired comparison.";
+        ];
+        let caption = "With one standard error. Against dense: on the same items, with the standard error of the \
+                       paired comparison.";
         let mut table = Table::new(caption, columns);
         for row in &self.rows {
             let summary = &row.result.summary;
-            let mut cells: Vec<Cell> = vec![
-                summary.task.as_str().into(),
-                summary.items.to_string().into(),
-                row.mode.to_string().into(),
-                row.boundary.map(|boundary| boundary.to_string()).into(),
-            ];
-            cells.extend(metrics.iter().map(|&name| Cell::from(self.cell(row, name))));
-            cells.push(Bytes(summary.kv.bytes_per_item as u64).to_string().into());
-            cells.push(format!("{:.0} %", summary.kv.trimmed_share * 100.0).into());
-            table.rows.push(cells);
+            for metric in &summary.metrics {
+                let difference = self.difference_to_dense(row, metric.name);
+                let cells: [Cell; 8] = [
+                    summary.task.as_str().into(),
+                    summary.items.to_string().into(),
+                    place(row.mode, row.boundary).into(),
+                    label(metric.name).into(),
+                    value(metric).into(),
+                    difference.map(|found| against(found, metric.name)).into(),
+                    Bytes(summary.kv.bytes_per_item as u64).to_string().into(),
+                    format!("{:.0} %", summary.kv.trimmed_share * 100.0).into(),
+                ];
+                table.rows.push(cells.into());
+            }
         }
         table
     }
@@ -101,46 +102,29 @@ impl EvalReport {
             Column::text("group"),
             Column::number("tasks"),
             Column::number("items"),
-            Column::text("mode"),
-            Column::text("boundary"),
+            Column::text("mode, boundary"),
             Column::text("metric"),
             Column::number("value"),
+            Column::number("against dense"),
         ];
         let mut table = Table::new("Groups of tasks, weighted by their sizes.", columns);
         for row in self.groups() {
             for metric in &row.metrics {
-                let difference = metric
-                    .difference_to_dense
-                    .map(|found| difference(found, metric.metric.name));
+                let name = metric.metric.name;
+                let difference = metric.difference_to_dense;
                 let cells: [Cell; 7] = [
                     row.group.as_str().into(),
                     row.members.len().to_string().into(),
                     row.items.to_string().into(),
-                    row.mode.to_string().into(),
-                    row.boundary.map(|boundary| boundary.to_string()).into(),
-                    metric.metric.name.to_string().into(),
-                    (value(&metric.metric) + &difference.unwrap_or_default()).into(),
+                    place(row.mode, row.boundary).into(),
+                    label(name).into(),
+                    value(&metric.metric).into(),
+                    difference.map(|found| against(found, name)).into(),
                 ];
                 table.rows.push(cells.into());
             }
         }
         table
-    }
-
-    /// The metrics of any row, in order.
-    fn metrics(&self) -> Vec<MetricName> {
-        let has = |name: &MetricName| {
-            let mut rows = self.rows.iter();
-            rows.any(|row| row.result.summary.metric(*name).is_some())
-        };
-        MetricName::ALL.into_iter().filter(has).collect()
-    }
-
-    fn cell(&self, row: &ReportRow, name: MetricName) -> Option<String> {
-        let metric = row.result.summary.metric(name)?;
-        let found = self.difference_to_dense(row, name);
-        let difference = found.map(|found| difference(found, name));
-        Some(value(metric) + &difference.unwrap_or_default())
     }
 
     /// Charts of the modes side by side.
@@ -159,20 +143,21 @@ impl EvalReport {
     }
 
     fn chart(&self, name: MetricName, label: &str) -> Option<BarChart> {
+        let groups = self.groups();
         let tasks: Vec<&str> = self
-            .tasks()
+            .drawn()
             .into_iter()
             .filter(|task| {
                 Mode::ALL
                     .iter()
-                    .any(|&mode| self.shown(task, mode, name).is_some())
+                    .any(|&mode| self.shown(&groups, task, mode, name).is_some())
             })
             .collect();
         let modes = Mode::ALL
             .into_iter()
             .filter(|mode| self.rows.iter().any(|row| row.mode == *mode));
         let bar = |task: &&str, mode| {
-            self.shown(task, mode, name)
+            self.shown(&groups, task, mode, name)
                 .map_or_else(Bar::default, |metric| Bar {
                     value: Some(metric.value),
                     error: metric.stderr,
@@ -199,15 +184,49 @@ impl EvalReport {
         })
     }
 
-    /// The metric of a task in a mode, with the boundary `decode` where there are two.
-    fn shown(&self, task: &str, mode: Mode, name: MetricName) -> Option<&Metric> {
+    /// What the charts show: the tasks, and for those of a family its widest group.
+    fn drawn(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        for row in &self.rows {
+            let group = row.result.summary.groups.first().map(String::as_str);
+            let name = group.unwrap_or(row.task());
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// The metric of a task or group in a mode, with the boundary `decode` where there are two.
+    fn shown(
+        &self,
+        groups: &[GroupRow],
+        drawn: &str,
+        mode: Mode,
+        name: MetricName,
+    ) -> Option<Metric> {
         let rows = self
             .rows
             .iter()
-            .filter(|row| row.mode == mode && row.task() == task);
+            .filter(|row| row.mode == mode && row.task() == drawn);
+        if let Some(row) = rows.max_by_key(|row| row.boundary) {
+            return row.result.summary.metric(name).copied();
+        }
+        let rows = groups
+            .iter()
+            .filter(|row| row.mode == mode && row.group == drawn);
         let row = rows.max_by_key(|row| row.boundary)?;
-        row.result.summary.metric(name)
+        let mut metrics = row.metrics.iter().map(|metric| metric.metric);
+        metrics.find(|metric| metric.name == name)
     }
+}
+
+/// `pd+kv, decode`.
+fn place(mode: Mode, boundary: Option<Boundary>) -> String {
+    boundary.map_or_else(
+        || mode.to_string(),
+        |boundary| format!("{mode}, {boundary}"),
+    )
 }
 
 fn label(name: MetricName) -> String {
@@ -234,7 +253,7 @@ fn value(metric: &Metric) -> String {
     }
 }
 
-fn difference(found: Difference, name: MetricName) -> String {
+fn against(found: Difference, name: MetricName) -> String {
     let (scale, digits) = if name.higher_is_better() {
         (100.0, 1)
     } else {
@@ -244,7 +263,7 @@ fn difference(found: Difference, name: MetricName) -> String {
         .stderr
         .map(|error| format!(" ± {:.digits$}", error * scale));
     format!(
-        " ({:+.digits$}{})",
+        "{:+.digits$}{}",
         found.value * scale,
         error.unwrap_or_default()
     )
