@@ -11,6 +11,9 @@
 //! [`Racing`] spares a search the windows on which a candidate need not be evaluated, for a stated
 //! probability of choosing another one.
 //!
+//! Beside the search stands [`calibration`], which turns a text, a set of items or the model's own
+//! samples into the windows that an objective is measured on; it alone reads data files.
+//!
 //! ```
 //! use pdtrim_core::{BlockSet, PerStage};
 //! use pdtrim_search::{Ledger, Problem, Sleb, Strategy, Target, Toy};
@@ -24,6 +27,7 @@
 //! # Ok::<(), pdtrim_search::Error>(())
 //! ```
 
+pub mod calibration;
 mod draw;
 mod error;
 mod ledger;
