@@ -27,18 +27,22 @@
 //! # Ok::<(), pdtrim_search::Error>(())
 //! ```
 
+mod agreement;
 pub mod calibration;
 mod draw;
 mod error;
 mod ledger;
 mod problem;
 mod race;
+mod stages;
 mod strategy;
 mod toy;
 
+pub use agreement::{jaccard, mean_agreement, mean_agreement_within};
 pub use error::{Error, Result};
 pub use ledger::{Evaluation, Ledger};
 pub use problem::{Problem, Target};
 pub use race::Racing;
+pub use stages::StageProblem;
 pub use strategy::{Random, ShortGpt, Sleb, Step, Strategy};
 pub use toy::Toy;
