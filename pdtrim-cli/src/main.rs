@@ -2,6 +2,7 @@
 
 mod allocator;
 mod args;
+mod calibration;
 mod commands;
 mod output;
 mod progress;

@@ -176,6 +176,131 @@ fn a_raced_search_makes_the_same_plan_and_says_that_it_was_raced() {
     assert_eq!(plan("raced", "0"), full);
 }
 
+/// The table `[calibration]` of a plan.
+fn calibration_of(plan: &str) -> toml::Value {
+    let plan: toml::Value = toml::from_str(plan).unwrap();
+    plan["calibration"].clone()
+}
+
+#[test]
+fn trim_takes_every_kind_of_calibration_source_and_the_plan_says_what_it_was() {
+    let place = Place::new();
+    place.file("notes.txt", "w3 w5 w8 ".repeat(100));
+    let items: Vec<String> = (0..50)
+        .map(|n| format!("{{\"text\": \"w{n} w2 w9\", \"more\": \"w7\"}}\n"))
+        .collect();
+    place.file("items.jsonl", items.concat());
+    fs::create_dir(place.path("data")).unwrap();
+    place.file("data/wiki.valid.raw", "w4 w6 ".repeat(200));
+    let cases: &[(&[&str], &str, Option<i64>)] = &[
+        (&["--calibration", "prose"], "bundled prose", None),
+        (&["--calibration-seed", "3"], "bundled prose", None),
+        (&["--calibration", "notes.txt"], "notes.txt", None),
+        (
+            &["--calibration", "items.jsonl"],
+            "items.jsonl#text",
+            Some(40),
+        ),
+        (
+            &[
+                "--calibration",
+                "items.jsonl#text+more",
+                "--calibration-items",
+                "30",
+            ],
+            "items.jsonl#text+more",
+            Some(30),
+        ),
+        (
+            &["--calibration", "wikitext2", "--data", "data"],
+            "wikitext2 (wiki.valid.raw)",
+            None,
+        ),
+        (&["--calibration", "self"], "self", None),
+    ];
+    for (n, (words, source, items)) in cases.iter().enumerate() {
+        let out = format!("out-{n}");
+        said(&mut place.trim(&[words, &["--out", &out][..]].concat()));
+        let about = calibration_of(&read(&place.path(&out).join("plan.toml")));
+        assert_eq!(about["source"].as_str(), Some(*source));
+        assert_eq!(about.get("items").and_then(toml::Value::as_integer), *items);
+        let seed = if words.contains(&"3") { 3 } else { 0 };
+        assert_eq!(about["seed"].as_integer(), Some(seed));
+        assert!(about["hash"].as_str().unwrap().starts_with("sha256:"));
+    }
+    // The same samples again: everything that was measured on them is reused.
+    let (_, notes) = said(&mut place.trim(&["--calibration", "self", "--out", "out-6"]));
+    assert!(notes.contains("reused 8 of 8"), "{notes}");
+}
+
+#[test]
+fn calibrations_compares_sources_and_seeds_on_held_out_windows() {
+    let place = Place::new();
+    let items: Vec<String> = (0..60)
+        .map(|n| format!("{{\"text\": \"w{n} w{} w9\"}}\n", n + 30))
+        .collect();
+    place.file("items.jsonl", items.concat());
+    let words = [
+        "calibrations",
+        "--model",
+        "model",
+        "--sources",
+        "self,items.jsonl",
+        "--seeds",
+        "0,4",
+        "--windows",
+        "2",
+        "--window-tokens",
+        "16",
+        "--held-out-windows",
+        "2",
+        "--prefill-count",
+        "1",
+        "--decode-count",
+        "2",
+    ];
+    let object = place.json(&[&words[..], &["--json", "--output", "found.json"]].concat());
+    let written: Value = serde_json::from_str(&read(&place.path("found.json"))).unwrap();
+    assert_eq!(written, object);
+    let rows = object["rows"].as_array().unwrap();
+    let named = |source: &str| rows.iter().filter(|row| row["source"] == source).count();
+    // Random blocks are the control.
+    for source in ["self", "items.jsonl", "random"] {
+        assert_eq!(named(source), 2, "{object}");
+    }
+    let domains = object["domains"].as_array().unwrap();
+    let domains: Vec<&str> = domains
+        .iter()
+        .map(|d| d["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(domains, ["self", "items.jsonl", "prose"]);
+    for row in rows {
+        assert_eq!(row["removed"]["prefill"].as_array().unwrap().len(), 1);
+        assert_eq!(row["removed"]["decode"].as_array().unwrap().len(), 2);
+        assert_eq!(row["held_out"].as_array().unwrap().len(), 3);
+        assert_eq!(row["cost"].is_number(), row["source"] != "random");
+    }
+    assert_eq!(rows[3]["calibration"]["seed"], 4);
+    assert_eq!(rows[3]["calibration"]["items"], 48);
+    // What is reported is what the held-out windows cost by hand: the mean rise over three domains.
+    let loss = |n: usize| object["domains"][n]["loss_dense"].as_f64().unwrap();
+    let rise = |n: usize| rows[0]["held_out"][n].as_f64().unwrap() - loss(n);
+    let mean = (rise(0) + rise(1) + rise(2)) / 3.0;
+    assert!((rows[0]["mean_rise"].as_f64().unwrap() - mean).abs() < 1e-9);
+    for stage in ["prefill", "decode"] {
+        let agreement = &object["agreement"][stage];
+        assert_eq!(agreement[0][1], agreement[1][0]);
+        let within = agreement[0][0].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&within), "{agreement}");
+    }
+    assert_eq!(object, place.json(&[&words[..], &["--json"]].concat()));
+
+    let table = place.stdout(&words);
+    for word in ["on self", "on prose", "random", "mean rise", "Jaccard"] {
+        assert!(table.contains(word), "{table}");
+    }
+}
+
 #[test]
 fn every_strategy_and_selection_makes_a_plan_that_the_other_commands_take() {
     let place = Place::new();
@@ -609,6 +734,7 @@ fn bad_input_gets_one_error_that_says_what_was_expected_and_exit_code_1() {
     place.file("empty", " \n");
     place.file("latin1", b"caf\xe9");
     place.file("short", "w1 w2 w3");
+    place.file("short.jsonl", "{\"text\": \"w1\"}\n{\"text\": 1}\n");
     place.file("prompt", "5 6");
     place.file("long", "5 ".repeat(200));
     let trim = [
@@ -649,7 +775,43 @@ fn bad_input_gets_one_error_that_says_what_was_expected_and_exit_code_1() {
             &["--calibration", "short"],
             &["short", "3 tokens", "2 windows of 32"],
         ),
-        (&trim, &["--calibration", "nowhere"], &["nowhere"]),
+        (
+            &trim,
+            &["--calibration", "nowhere"],
+            &["nowhere", "prose, wikitext2, piqa+mmlu, c4, self"],
+        ),
+        (&trim, &["--calibration", "c4"], &["c4", "--data"]),
+        (
+            &trim,
+            &["--calibration", "wikitext2", "--data", "model"],
+            &["wiki.train.raw", "--data"],
+        ),
+        (
+            &trim,
+            &["--calibration-items", "4"],
+            &["bundled prose", "no items"],
+        ),
+        (
+            &trim,
+            &["--calibration", "short.jsonl"],
+            &["short.jsonl, line 2", "`text`", "a number"],
+        ),
+        (
+            &trim,
+            &["--calibration", "self", "--window-tokens", "129"],
+            &["self", "129 tokens", "128"],
+        ),
+        (
+            &[
+                "calibrations",
+                "--model",
+                "model",
+                "--sources",
+                "prose,nwhere",
+            ],
+            &[],
+            &["nwhere", "wikitext2"],
+        ),
         (&trim, &["--decode-count", "5"], &["5 blocks", "3"]),
         (
             &trim,
@@ -756,6 +918,9 @@ fn wrong_usage_is_exit_code_2() {
         &["eval", "--mode", "fast"],
         &["logprobs"],
         &["trim", "--boundary", "middle"],
+        &["trim", "--calibration", "items.jsonl#"],
+        &["trim", "--calibration-items", "0"],
+        &["calibrations", "--seeds", "one"],
         &["bench"],
         &["bench", "prefill", "--batch", "0"],
         &["bench", "decode", "--repeats", "0"],
@@ -800,7 +965,15 @@ fn completions_name_every_subcommand() {
     let place = Place::new();
     let script = place.stdout(&["completions", "bash"]);
     for command in [
-        "trim", "eval", "generate", "logprobs", "inspect", "export", "pull", "bench",
+        "trim",
+        "eval",
+        "generate",
+        "logprobs",
+        "inspect",
+        "export",
+        "calibrations",
+        "pull",
+        "bench",
     ] {
         assert!(script.contains(command), "{command}");
     }
@@ -817,6 +990,7 @@ fn help_reads_as_before() {
         "logprobs",
         "inspect",
         "export",
+        "calibrations",
         "pull",
         "bench",
         "bench prefill",

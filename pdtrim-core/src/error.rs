@@ -308,6 +308,12 @@ pub enum Error {
         /// The transfer's own error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A temperature with which no token can be drawn.
+    #[error("a temperature must be a finite number above 0, found {found}")]
+    Temperature {
+        /// The number given.
+        found: f64,
+    },
     /// A journal holds a whole line that is no record of its kind.
     #[error("{}, line {line}: {found}; delete the file or start over", path.display())]
     JournalLine {

@@ -4,8 +4,10 @@
 //! With no block removed and all KV sent, the pass equals one plain forward pass, to rounding.
 
 mod greedy;
+mod sample;
 mod score;
 
+pub use sample::Temperature;
 pub use score::ScoreRequest;
 
 use burn::tensor::{Int, Tensor};

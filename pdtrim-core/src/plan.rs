@@ -33,8 +33,15 @@ pub struct PlanModel {
 pub struct PlanCalibration {
     /// Where the text came from.
     pub source: String,
-    /// SHA-256 of the text.
+    /// SHA-256 of what was read: the text, the files that hold the items, or the sampled token ids.
     pub hash: String,
+    /// Seed with which windows or items were drawn; plans of before it was written drew with 0.
+    #[serde(default)]
+    pub seed: u64,
+    /// Items that were drawn and joined before windows were cut from them; absent where the source is a
+    /// text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<usize>,
     /// Number of windows.
     pub windows: usize,
     /// Tokens in each window.

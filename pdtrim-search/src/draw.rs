@@ -1,13 +1,29 @@
 //! Numbers that depend on nothing but a seed.
 
-/// A number below `n` by `SplitMix64`, whose stream is the same on every machine and in every release;
-/// the bias of the remainder is below n / 2^64.
-pub(crate) fn draw(state: &mut u64, n: usize) -> usize {
+/// The next number of `SplitMix64`, whose stream is the same on every machine and in every release.
+fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) % n as u64) as usize
+    z ^ (z >> 31)
+}
+
+/// A number below `n`; the bias of the remainder is below n / 2^64.
+pub(crate) fn draw(state: &mut u64, n: usize) -> usize {
+    (next(state) % n as u64) as usize
+}
+
+/// A number in 0..1, one of the 2^53 that an f64 can tell apart there.
+pub(crate) fn uniform(state: &mut u64) -> f64 {
+    (next(state) >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// A seed for the n-th of several draws that `seed` starts.
+pub(crate) fn stream(seed: u64, n: usize) -> u64 {
+    let mut state = seed;
+    let mut state = next(&mut state).wrapping_add(n as u64);
+    next(&mut state)
 }
 
 /// The numbers below `n`, every order equally likely (Fisher and Yates).
@@ -23,6 +39,25 @@ pub(crate) fn shuffled(n: usize, seed: u64) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn uniform_numbers_fill_their_range() {
+        let mut state = 3;
+        let numbers: Vec<f64> = (0..1000).map(|_| uniform(&mut state)).collect();
+        assert!(numbers.iter().all(|number| (0.0..1.0).contains(number)));
+        let mean = numbers.iter().sum::<f64>() / 1000.0;
+        assert!((mean - 0.5).abs() < 0.03, "{mean}");
+    }
+
+    #[test]
+    fn streams_differ_from_seed_to_seed_and_from_draw_to_draw() {
+        let mut streams: Vec<u64> = (0..10)
+            .flat_map(|seed| (0..10).map(move |n| stream(seed, n)))
+            .collect();
+        streams.sort_unstable();
+        streams.dedup();
+        assert_eq!(streams.len(), 100);
+    }
 
     #[test]
     fn a_shuffle_is_an_order_of_all_numbers_and_depends_on_its_seed() {

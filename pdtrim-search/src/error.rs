@@ -1,5 +1,7 @@
 //! What can go wrong in a search.
 
+use std::path::PathBuf;
+
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -56,6 +58,112 @@ pub enum Error {
         /// Blocks of the model.
         expected: usize,
         /// Entries of the table.
+        found: usize,
+    },
+    /// A calibration source that is no file and has no name here.
+    #[error("`{found}` is neither a file nor a known calibration source; known are {known}")]
+    UnknownSource {
+        /// What the user wrote.
+        found: String,
+        /// The names.
+        known: String,
+    },
+    /// A source that names no field where it says that it does.
+    #[error(
+        "`{found}`: expected field names after #, separated by +, as in items.jsonl#question+answer"
+    )]
+    SourceFields {
+        /// What the user wrote.
+        found: String,
+    },
+    /// Published files are not where they would be.
+    #[error(
+        "{source_name} needs {needed}; looked for {looked_for}; name the folder that has it with \
+            --data DIR"
+    )]
+    DataNotFound {
+        /// The source.
+        source_name: &'static str,
+        /// What is missing.
+        needed: &'static str,
+        /// The paths tried, or that no folder is known.
+        looked_for: String,
+    },
+    /// A line of a JSON-lines file is no JSON object.
+    #[error("{}, line {line}: expected a JSON object, found {found}", path.display())]
+    RecordSyntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is there.
+        found: String,
+    },
+    /// A field of a record is missing or of another kind.
+    #[error("{}, line {line}, field `{field}`: expected {expected}, found {found}", path.display())]
+    RecordField {
+        /// The file.
+        path: PathBuf,
+        /// The line on which the record begins, counted from 1.
+        line: usize,
+        /// The field.
+        field: String,
+        /// What may stand there.
+        expected: &'static str,
+        /// What stands there.
+        found: String,
+    },
+    /// A labels file is not aligned with its records.
+    #[error("{}: expected {expected} labels, one for each record of {}, found {found}", path.display(), records.display())]
+    LabelCount {
+        /// The labels file.
+        path: PathBuf,
+        /// The records' file.
+        records: PathBuf,
+        /// Records.
+        expected: usize,
+        /// Labels.
+        found: usize,
+    },
+    /// A CSV file is malformed.
+    #[error("{} is not a valid CSV file", path.display())]
+    Csv {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says; it names the line.
+        source: csv::Error,
+    },
+    /// Items are asked of a source that has none.
+    #[error("{source_name} has no items to draw: its windows are cut from one text")]
+    NoItems {
+        /// The source.
+        source_name: String,
+    },
+    /// A source has fewer items than are to be drawn.
+    #[error("{source_name}: {expected} items are to be drawn, but only {found} can be{reason}")]
+    TooFewItems {
+        /// The source.
+        source_name: String,
+        /// Items asked for.
+        expected: usize,
+        /// Items that can be drawn.
+        found: usize,
+        /// Why not more, with its punctuation.
+        reason: &'static str,
+    },
+    /// A text is long enough for the windows of seed 0, but not for these.
+    #[error(
+        "{source_name}: {found} tokens are too few for {draw}, which needs {needed}: windows of \
+            different seeds do not overlap, and the held-out ones overlap with none"
+    )]
+    TooFewTokens {
+        /// The source.
+        source_name: String,
+        /// Which windows: "seed 3", "held-out windows".
+        draw: String,
+        /// Tokens needed.
+        needed: usize,
+        /// Tokens of the text.
         found: usize,
     },
 }

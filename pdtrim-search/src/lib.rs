@@ -11,6 +11,9 @@
 //! [`Racing`] spares a search the windows on which a candidate need not be evaluated, for a stated
 //! probability of choosing another one.
 //!
+//! Beside the search stands [`calibration`], which turns a text, a set of items or the model's own
+//! samples into the windows that an objective is measured on; it alone reads data files.
+//!
 //! ```
 //! use pdtrim_core::{BlockSet, PerStage};
 //! use pdtrim_search::{Ledger, Problem, Sleb, Strategy, Target, Toy};
@@ -24,17 +27,22 @@
 //! # Ok::<(), pdtrim_search::Error>(())
 //! ```
 
+mod agreement;
+pub mod calibration;
 mod draw;
 mod error;
 mod ledger;
 mod problem;
 mod race;
+mod stages;
 mod strategy;
 mod toy;
 
+pub use agreement::{jaccard, mean_agreement, mean_agreement_within};
 pub use error::{Error, Result};
 pub use ledger::{Evaluation, Ledger};
 pub use problem::{Problem, Target};
 pub use race::Racing;
+pub use stages::StageProblem;
 pub use strategy::{Random, ShortGpt, Sleb, Step, Strategy};
 pub use toy::Toy;

@@ -1,6 +1,7 @@
 //! The command line: one file of clap structs for each subcommand.
 
 mod bench;
+mod calibrations;
 mod eval;
 mod generate;
 mod inspect;
@@ -16,6 +17,7 @@ pub(crate) use bench::{
     BenchArgs, BenchCommand, DecodeBenchArgs, EvalBenchArgs, GrowthBenchArgs, LoadBenchArgs,
     MakeBenchArgs, MeasureArgs, PerplexityBenchArgs, PrefillBenchArgs, SearchBenchArgs, TextArgs,
 };
+pub(crate) use calibrations::CalibrationsArgs;
 pub(crate) use eval::{BaselineArgs, EvalArgs, GateArgs, ModeArg, ScoreArgs};
 pub(crate) use generate::GenerateArgs;
 pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
@@ -64,6 +66,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Write a Hugging Face folder of the dense model or of one stage of a plan.
     Export(ExportArgs),
+    /// How the choice of calibration windows changes the chosen blocks and their losses.
+    Calibrations(CalibrationsArgs),
     /// Fetch a model into the cache.
     Pull(PullArgs),
     /// Measure how fast the stages, a search and an evaluation run on this machine.

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use pdtrim_core::{Boundary, KvFill};
 use pdtrim_kv::Selection;
 use pdtrim_search::Racing;
+use pdtrim_search::calibration::{CalibrationSource, WindowDraw};
 use serde::{Deserialize, Serialize};
 
 use super::{DEFAULT_MODEL, DtypeArg, ModelArgs};
@@ -21,9 +22,19 @@ pub(crate) struct TrimArgs {
     /// Folder for plan, results and report [default: pdtrim-out].
     #[arg(long, short, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// Calibration text [default: bundled prose].
-    #[arg(long, value_name = "FILE")]
-    pub(crate) calibration: Option<PathBuf>,
+    /// What the search is measured on: prose (bundled), wikitext2, piqa+mmlu or c4 (published files in
+    /// --data), self (sampled from the model), a text file, or a .jsonl file, whose fields other than
+    /// `text` are named as in items.jsonl#question+answer [default: prose].
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) calibration: Option<CalibrationSource>,
+    /// Seed of the calibration windows or items: 0 spreads the windows of a text evenly, others draw
+    /// others, and no two seeds the same as long as there is text [default: 0].
+    #[arg(long, value_name = "N")]
+    pub(crate) calibration_seed: Option<u64>,
+    /// Items to draw from piqa+mmlu (half and half), c4 or a .jsonl file; windows are cut from their
+    /// joined text [default: 256, or all if there are fewer].
+    #[arg(long, value_name = "N")]
+    pub(crate) calibration_items: Option<NonZeroUsize>,
     /// Calibration windows [default: 8].
     #[arg(long, value_name = "N")]
     pub(crate) windows: Option<NonZeroUsize>,
@@ -61,13 +72,13 @@ pub(crate) struct TrimArgs {
     /// Tasks, separated by commas [default: those with bundled data].
     #[arg(long, value_delimiter = ',')]
     pub(crate) tasks: Option<Vec<String>>,
-    /// Folder with the benchmarks' published files.
+    /// Folder with the published files of tasks and calibration sources.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Only the first N items of each task.
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<NonZeroUsize>,
-    /// Seed of everything that is drawn [default: 0].
+    /// Seed of everything else that is drawn [default: 0].
     #[arg(long)]
     pub(crate) seed: Option<u64>,
     /// Start over: forget what an earlier run in the same folder measured.
@@ -118,8 +129,10 @@ pub(crate) struct TrimConfig {
     pub(crate) one_block: bool,
     pub(crate) offline: bool,
     pub(crate) out: PathBuf,
+    pub(crate) calibration: CalibrationSource,
+    pub(crate) calibration_seed: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) calibration: Option<PathBuf>,
+    pub(crate) calibration_items: Option<NonZeroUsize>,
     pub(crate) windows: NonZeroUsize,
     pub(crate) window_tokens: NonZeroUsize,
     pub(crate) prefill_count: usize,
@@ -150,7 +163,9 @@ impl Default for TrimConfig {
             one_block: false,
             offline: false,
             out: PathBuf::from("pdtrim-out"),
-            calibration: None,
+            calibration: CalibrationSource::Prose,
+            calibration_seed: 0,
+            calibration_items: None,
             windows: n(8),
             window_tokens: n(128),
             prefill_count: 2,
@@ -194,7 +209,10 @@ impl TrimConfig {
         set(&mut config.dtype, args.model.dtype.map(Some));
         set(&mut config.device, args.model.device);
         set(&mut config.out, args.out);
-        set(&mut config.calibration, args.calibration.map(Some));
+        set(&mut config.calibration, args.calibration);
+        set(&mut config.calibration_seed, args.calibration_seed);
+        let items = args.calibration_items;
+        set(&mut config.calibration_items, items.map(Some));
         set(&mut config.windows, args.windows);
         set(&mut config.window_tokens, args.window_tokens);
         set(&mut config.prefill_count, args.prefill_count);
@@ -223,6 +241,16 @@ impl TrimConfig {
 
     pub(crate) fn racing(&self) -> Result<Racing> {
         Racing::new(self.race_error, self.seed).context("race-error")
+    }
+
+    /// The calibration windows to draw.
+    pub(crate) fn window_draw(&self) -> WindowDraw {
+        WindowDraw {
+            seed: self.calibration_seed,
+            items: self.calibration_items.map(Into::into),
+            windows: self.windows.get(),
+            window_tokens: self.window_tokens.get(),
+        }
     }
 
     pub(crate) fn kv_fill(&self) -> KvFill {
@@ -299,11 +327,47 @@ mod tests {
 
     #[test]
     fn the_effective_configuration_is_a_valid_file() {
-        let config = resolve(&["--limit", "5", "--dtype", "bf16"]).unwrap();
-        assert_eq!(
-            toml::from_str::<TrimConfig>(&toml::to_string(&config).unwrap()).unwrap(),
-            config
-        );
+        let drawn = [
+            "--calibration",
+            "a/x.jsonl#goal+sol1",
+            "--calibration-seed",
+            "3",
+            "--calibration-items",
+            "40",
+        ];
+        for words in [&["--limit", "5", "--dtype", "bf16"][..], &drawn] {
+            let config = resolve(words).unwrap();
+            assert_eq!(
+                toml::from_str::<TrimConfig>(&toml::to_string(&config).unwrap()).unwrap(),
+                config
+            );
+        }
+    }
+
+    #[test]
+    fn the_calibration_of_a_file_is_read_as_that_of_the_flags() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        std::fs::write(
+            &path,
+            "calibration = \"piqa+mmlu\"\ncalibration-seed = 2\ncalibration-items = 64\n",
+        )
+        .unwrap();
+        let config = resolve(&["--config", path.to_str().unwrap()]).unwrap();
+        let flags = resolve(&[
+            "--calibration",
+            "piqa+mmlu",
+            "--calibration-seed",
+            "2",
+            "--calibration-items",
+            "64",
+        ]);
+        assert_eq!(config, flags.unwrap());
+        assert_eq!(config.window_draw().items, Some(64));
+        std::fs::write(&path, "calibration = \"x.jsonl#\"\n").unwrap();
+        let error = resolve(&["--config", path.to_str().unwrap()]).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains("x.jsonl#"), "{error}");
     }
 
     #[test]

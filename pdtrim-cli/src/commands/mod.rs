@@ -1,6 +1,7 @@
 //! One file for each subcommand; glue over the library crates.
 
 mod bench;
+mod calibrations;
 mod eval;
 mod export;
 mod generate;
@@ -26,6 +27,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Logprobs(args) => logprobs::run(&args, progress),
         Command::Inspect(args) => inspect::run(&args, progress),
         Command::Export(args) => export::run(&args, progress),
+        Command::Calibrations(args) => calibrations::run(&args, progress),
         Command::Pull(args) => pull(&args, progress),
         Command::Bench(args) => bench::run(&args, progress),
         Command::Completions { shell } => {

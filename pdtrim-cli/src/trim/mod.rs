@@ -7,21 +7,20 @@ mod score;
 mod search;
 
 use anyhow::{Context, Result};
-use pdtrim_core::objective::{Calibration, CalibrationLoss, Placement, Redundancy, Rows};
+use pdtrim_core::objective::{Calibration, CalibrationLoss, Redundancy, Rows};
 use pdtrim_core::plan::{PLAN_VERSION, PlanCalibration, PlanFile, PlanModel, Repair};
 use pdtrim_core::{KvPlan, PerStage, Plan};
 use pdtrim_eval::{Dataset, EvalReport, Prepared, Task};
+use pdtrim_search::calibration::{Corpus, Part};
 use sha2::{Digest, Sha256};
 
 use crate::args::{TrimArgs, TrimConfig};
+use crate::calibration;
 use crate::commands::{hex, load_all};
 use crate::output;
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
 use crate::session::{Bound, Session};
-
-/// Prose that we wrote for this, so that the default run needs no data from outside.
-const BUNDLED_PROSE: &str = include_str!("../../../datasets/calibration/prose.txt");
 
 pub(crate) fn run(args: TrimArgs, progress: Progress) -> Result<()> {
     let (force, json) = (args.force, args.json);
@@ -73,28 +72,22 @@ impl Run {
             None,
             progress,
         )?;
-        let (source, text) = calibration_text(&config)?;
+        let corpus = Corpus::read(
+            &config.calibration,
+            config.data.as_deref(),
+            Part::Calibration,
+        )?;
         let folder = RunFolder::open(&config.out, force)?;
         let session = Session::open(&config.model_args(), progress)?.for_long_work();
-        let tokens = session.tokenizer.encode(&text)?;
-        let (windows, window_tokens) = (config.windows.get(), config.window_tokens.get());
-        let calibration =
-            Calibration::from_tokens(&source, &tokens, windows, window_tokens, Placement::Spread)?;
-        let about_calibration = PlanCalibration {
-            source,
-            hash: format!("sha256:{}", hex(&Sha256::digest(text.as_bytes()))),
-            windows,
-            window_tokens,
-            prompt_tokens: calibration.prompt_tokens(),
-        };
+        let set = calibration::draw(&session, &corpus, &config.window_draw(), progress)?;
         Ok(Self {
             config,
             progress,
             folder,
             session,
             tasks,
-            calibration,
-            about_calibration,
+            calibration: set.calibration,
+            about_calibration: set.about,
         })
     }
 
@@ -209,23 +202,6 @@ impl Run {
         });
         Ok(hex(&Sha256::digest(about.to_string().as_bytes())))
     }
-}
-
-/// The calibration text and what to call it.
-fn calibration_text(config: &TrimConfig) -> Result<(String, String)> {
-    let Some(path) = &config.calibration else {
-        return Ok(("bundled prose".to_owned(), BUNDLED_PROSE.to_owned()));
-    };
-    let text = pdtrim_core::read_text(path)?;
-    if text.trim().is_empty() {
-        return Err(pdtrim_core::Error::EmptyFile { path: path.clone() }.into());
-    }
-    // Not the whole path: a plan should read the same on another machine.
-    let name = path.file_name().map_or_else(
-        || path.display().to_string(),
-        |name| name.to_string_lossy().into_owned(),
-    );
-    Ok((name, text))
 }
 
 fn prepared_name(prepared: &Prepared) -> &str {

@@ -75,6 +75,8 @@ fn kv_text(measured: &Measured) -> String {
 fn summary_section(run: &Run, measured: &Measured) -> Section {
     let config = &run.config;
     let calibration = &run.about_calibration;
+    let items = calibration.items;
+    let items = items.map_or_else(String::new, |items| format!(", {items} items"));
     let facts = [
         ("Model", run.session.name.clone()),
         ("Model hash", measured.plan.file().model.hash.clone()),
@@ -89,11 +91,12 @@ fn summary_section(run: &Run, measured: &Measured) -> Section {
         (
             "Calibration",
             format!(
-                "{} windows of {} tokens ({} of them prompt), {}",
+                "{} windows of {} tokens ({} of them prompt), {}{items}, seed {}",
                 calibration.windows,
                 calibration.window_tokens,
                 calibration.prompt_tokens,
-                calibration.source
+                calibration.source,
+                calibration.seed
             ),
         ),
         ("Boundary", config.boundary.to_string()),

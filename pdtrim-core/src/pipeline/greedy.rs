@@ -48,7 +48,7 @@ impl PdModel<'_> {
         max_new_tokens: usize,
         mut is_end: impl FnMut(&[u32]) -> bool,
     ) -> Result<Generation> {
-        let mut decoder = GreedyDecoder::start(self, &[prompt], max_new_tokens)?;
+        let mut decoder = StepDecoder::start(self, &[prompt], max_new_tokens)?;
         // On the CPU a step is computed when it is asked for: one ahead would only delay this one.
         let unread_steps = 1 + usize::from(!is_host(self.model.device()));
         let mut unread = VecDeque::with_capacity(unread_steps);
@@ -90,7 +90,7 @@ impl PdModel<'_> {
         max_new_tokens: usize,
         mut on_step: impl FnMut(usize),
     ) -> Result<Vec<Vec<u32>>> {
-        let mut decoder = GreedyDecoder::start(self, prompts, max_new_tokens)?;
+        let mut decoder = StepDecoder::start(self, prompts, max_new_tokens)?;
         if max_new_tokens == 0 {
             return Ok(vec![Vec::new(); prompts.len()]);
         }
@@ -104,8 +104,8 @@ impl PdModel<'_> {
     }
 }
 
-/// Decode of a batch in lock-step, each step feeding the tokens that the one before it chose.
-struct GreedyDecoder<'m, 'a> {
+/// Decode of a batch in lock-step: logits, then the tokens that were chosen from them, in turn.
+pub(super) struct StepDecoder<'m, 'a> {
     pd: &'m PdModel<'a>,
     cache: KvCache,
     /// Position of the tokens that are fed next.
@@ -124,9 +124,9 @@ struct Sent {
     trimmed: bool,
 }
 
-impl<'m, 'a> GreedyDecoder<'m, 'a> {
+impl<'m, 'a> StepDecoder<'m, 'a> {
     /// Runs prefill and makes room for `max_new_tokens`.
-    fn start<R: AsRef<[u32]>>(
+    pub(super) fn start<R: AsRef<[u32]>>(
         pd: &'m PdModel<'a>,
         prompts: &[R],
         max_new_tokens: usize,
@@ -158,16 +158,26 @@ impl<'m, 'a> GreedyDecoder<'m, 'a> {
 
     /// Chooses the next token of each prompt, `[batch, 1]`; nothing waits for an accelerator.
     fn step(&mut self) -> Tensor<2, Int> {
-        let logits = self.first.take().unwrap_or_else(|| {
+        let chosen = most_likely(self.logits());
+        self.feed(chosen.clone());
+        chosen
+    }
+
+    /// Logits `[batch, vocab_size]` of the next token of each prompt.
+    pub(super) fn logits(&mut self) -> Tensor<2> {
+        self.first.take().unwrap_or_else(|| {
             let fed = self.pending.clone();
             let (pd, position) = (self.pd, self.position);
             let hidden = pd.run_ids(Stage::Decode, fed, position, &mut self.cache);
             self.position.0 += 1;
             let [batch, _, width] = hidden.dims();
             pd.model.logits(hidden.reshape([batch, width]))
-        });
-        self.pending = most_likely(logits);
-        self.pending.clone()
+        })
+    }
+
+    /// Goes on with `chosen` `[batch, 1]`, tokens of the vocabulary.
+    pub(super) fn feed(&mut self, chosen: Tensor<2, Int>) {
+        self.pending = chosen;
     }
 }
 

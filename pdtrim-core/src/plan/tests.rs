@@ -48,6 +48,36 @@ fn a_written_plan_reads_back_the_same() {
 }
 
 #[test]
+fn a_plan_of_before_calibration_seeds_reads_as_seed_0_without_items() {
+    let mut file = file(&[1], &[1, 2]);
+    file.calibration = Some(PlanCalibration {
+        source: "bundled prose".to_owned(),
+        hash: "sha256:00".to_owned(),
+        seed: 0,
+        items: None,
+        windows: 8,
+        window_tokens: 128,
+        prompt_tokens: 96,
+    });
+    let text = Plan::new(file.clone()).unwrap().to_toml();
+    let (before, after) = text.split_once("[calibration]").unwrap();
+    assert!(after.contains("seed = 0") && !after.contains("items"));
+    let old = format!("{before}[calibration]{}", after.replace("seed = 0\n", ""));
+    let read: PlanFile = toml::from_str(&old).unwrap();
+    assert_eq!(read.calibration, file.calibration);
+
+    let drawn = PlanCalibration {
+        seed: 3,
+        items: Some(256),
+        ..file.calibration.unwrap()
+    };
+    file.calibration = Some(drawn.clone());
+    let text = Plan::new(file).unwrap().to_toml();
+    let read: PlanFile = toml::from_str(&text).unwrap();
+    assert_eq!(read.calibration, Some(drawn));
+}
+
+#[test]
 fn a_hand_edited_plan_passes_through_the_same_checks() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("plan.toml");

@@ -3,12 +3,11 @@
 use anyhow::{Result, ensure};
 use pdtrim_core::model::BlockModel;
 use pdtrim_core::objective::Calibration;
+use pdtrim_search::calibration::BUNDLED_PROSE;
 use serde_json::{Value, json};
 
 use crate::args::TextArgs;
 use crate::session::Session;
-
-const BUNDLED_PROSE: &str = include_str!("../../../../datasets/calibration/prose.txt");
 
 /// `batch` different prompts of `tokens` tokens. Any ids will do: times do not depend on the text.
 pub(super) fn prompts(session: &Session, tokens: usize, batch: usize) -> Vec<Vec<u32>> {
