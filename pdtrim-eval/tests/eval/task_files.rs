@@ -204,3 +204,84 @@ fn the_held_out_text_is_split_three_to_one() {
             .all(|request| request.context.len() == 96 && request.tokens() == 128)
     );
 }
+
+#[test]
+fn openbookqa() {
+    let item = |number: u8, key: &str| {
+        format!(
+            "{{\"id\": \"{number}\", \"question\": {{\"stem\": \"{number} Ice is\", \"choices\": [{{\"text\": \"cold\", \
+             \"label\": \"A\"}}, {{\"text\": \"hot\", \"label\": \"B\"}}]}}, \"answerKey\": \"{key}\"}}\n"
+        )
+    };
+    let data = item(1, "A") + &item(2, "B") + &item(3, "A");
+    let (pairs, golds) = render("openbookqa", &[("openbookqa/test.jsonl", &data)]);
+    assert_eq!(pairs[0], pair("1 Ice is", " cold"));
+    assert_eq!((pairs.len(), golds), (6, vec![0, 1, 0]));
+}
+
+#[test]
+fn truthfulqa_mc1() {
+    let item = |number: u8, choices: &str| {
+        format!(
+            "{{\"question\": \"{number} Can pigs fly?\", \"mc1_targets\": {{\"choices\": [{choices}], \"labels\": [1, 0]}}}}\n"
+        )
+    };
+    let data =
+        item(7, "\"No.\", \"Yes.\"") + &item(8, "\"No.\"") + &item(9, "\"No\", \"Yes\", \"So\"");
+    let (pairs, golds) = render("truthfulqa_mc1", &[("truthfulqa/validation.jsonl", &data)]);
+    // As lm-evaluation-harness 0.4.13 renders its template.
+    let (context, choice) = &pairs[0];
+    assert!(
+        context
+            .starts_with("Q: What is human life expectancy in the United States?\nA: Human life"),
+        "{context}"
+    );
+    assert!(
+        context.contains("were held in Barcelona, Spain.\n\nQ: ")
+            && context.ends_with(" Can pigs fly?\nA:"),
+        "{context}"
+    );
+    assert!(choice.starts_with(" No"));
+    assert_eq!((pairs.len(), golds), (6, vec![0, 0, 0]));
+}
+
+#[test]
+fn mmlu_reads_published_tables_without_a_header() {
+    let data = "\"1 Which\nis first?\",one,two,three,four,A\n2 Which is last?,one,two,three,four,D\n\
+                3 Which is even?,one,two,three,five,B\n";
+    let (pairs, golds) = render("mmlu_astronomy", &[("mmlu/test/astronomy_test.csv", data)]);
+    assert_eq!(
+        pairs[0],
+        pair(
+            "The following are multiple choice questions (with answers) about astronomy.\n\n1 Which\nis first?\n\
+             A. one\nB. two\nC. three\nD. four\nAnswer:",
+            " A"
+        )
+    );
+    assert_eq!((pairs.len(), golds), (12, vec![0, 3, 1]));
+}
+
+#[test]
+fn race_answers_the_questions_before_the_last() {
+    let row = |article: &str, question: &str, answer: &str| {
+        format!(
+            "{{\"example_id\": \"x\", \"article\": \"{article}\", \"answer\": \"{answer}\", \"question\": \"{question}\", \
+             \"options\": [\"a tree\", \"a kite\", \"a star\", \"a lake\"]}}\n"
+        )
+    };
+    let data = row("1 Short.", "They saw   _  .", "B")
+        + &row("1 Short.", "Where was it?", "A")
+        + &row("1 Short.", "What was it?", "C")
+        + &row("2 Other.", "What is it?", "D")
+        + &row("3 Last.", "And this?", "A");
+    let (pairs, golds) = render("race_high", &[("race/test/high.jsonl", &data)]);
+    // `  _  .` is filled in: the last five characters go.
+    assert_eq!(
+        pairs[0],
+        pair(
+            "Article: 1 Short.\n\nThey saw  a kite\nQuestion: Where was it?\nAnswer: a tree\nWhat was it?",
+            " a tree"
+        )
+    );
+    assert_eq!((pairs.len(), golds), (12, vec![2, 3, 0]));
+}
