@@ -104,7 +104,7 @@ mod tests {
         let error = Task::bundled("mmlu_astronmy").unwrap_err().to_string();
         assert_eq!(
             error,
-            "unknown task `mmlu_astronmy`; did you mean `mmlu_astronomy` or `mmlu_anatomy`?"
+            "unknown task `mmlu_astronmy`; did you mean `mmlu_astronomy`?"
         );
     }
 
