@@ -56,9 +56,9 @@ impl<'v> PdTrim<'v> {
         Self { racing, ..self }
     }
 
-    /// The best sets are compared on other windows too. What is promised of swaps then holds for the
-    /// best of those sets by their cost in the search, and the result is never worse than the start by
-    /// the mean of both.
+    /// The best sets and both starts are compared on other windows too. What is promised of swaps then
+    /// holds for the best of those sets by their cost in the search, and the result is never worse than
+    /// a start by the mean of both.
     #[must_use]
     pub fn with_validation(self, validation: Validation<'v>) -> Self {
         Self {
@@ -88,14 +88,16 @@ impl<'v> PdTrim<'v> {
         &self,
         problem: &Problem,
         walk: &Walk<'_, '_>,
-        start: State,
+        starts: Vec<State>,
     ) -> Result<Option<State>> {
         let Some(validation) = &self.validation else {
             return Ok(Some(walk.best()));
         };
         let mut states = walk.cheapest(validation.among());
-        if !states.contains(&start) {
-            states.push(start);
+        for start in starts {
+            if !states.contains(&start) {
+                states.push(start);
+            }
         }
         validation.choose(problem, states)
     }
@@ -122,10 +124,10 @@ impl Strategy for PdTrim<'_> {
             on_step,
         };
         let mut walk = Walk::from(measuring, starts)?;
-        let start = walk.best();
+        let starts = walk.cheapest(usize::MAX);
         walk.anneal(&self.annealing)?;
         walk.descend()?;
-        let chosen = self.choose(problem, &walk, start)?;
+        let chosen = self.choose(problem, &walk, starts)?;
         Ok(walk.into_measuring().choose(chosen))
     }
 }

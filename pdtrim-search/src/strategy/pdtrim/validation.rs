@@ -11,7 +11,7 @@ use crate::strategy::measuring::State;
 /// A second objective that decides between the best sets of a search.
 ///
 /// The best of many sets on few short windows is partly the luckiest on those. Of the `among` best
-/// sets that the search met, and the one that it started from, this takes the one with the lowest mean
+/// sets that the search met, and those that it started from, this takes the one with the lowest mean
 /// of both costs; the second is on windows that had no part in the search. Ours; the paper does not
 /// say how it guards against this.
 pub struct Validation<'v> {
