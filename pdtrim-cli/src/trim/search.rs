@@ -3,7 +3,9 @@
 use anyhow::Result;
 use pdtrim_core::objective::{CalibrationLoss, Redundancy};
 use pdtrim_core::{BlockSet, PerStage};
-use pdtrim_search::{CandidateSets, Evaluation, Ledger, Problem, Step, Strategy, Target};
+use pdtrim_search::{
+    CandidateSets, Evaluation, Ledger, Problem, StageProblem, Step, Strategy, Target,
+};
 
 use super::Run;
 use crate::args::StrategyArg;
@@ -80,8 +82,18 @@ impl Search<'_> {
     fn by_stage(&mut self) -> Result<PerStage<BlockSet>> {
         let config = &self.run.config;
         let (redundancy, pairs) = (self.redundancy, self.pairs);
+        // Refuse an impossible decode problem before prefill's search has run.
+        let both = StageProblem {
+            redundancy,
+            counts: PerStage {
+                prefill: config.prefill_count,
+                decode: config.decode_count,
+            },
+            nested: !config.independent,
+            protect_ends: !config.unprotected_ends,
+        };
+        both.check(self.strategy.as_ref())?;
         let problem = self.problem(Target::Prefill, &redundancy.prefill, config.prefill_count)?;
-        self.check_decode()?;
         let prefill = self.one(
             "prefill",
             &problem,
@@ -103,24 +115,6 @@ impl Search<'_> {
     fn problem(&self, target: Target, redundancy: &[f64], count: usize) -> Result<Problem> {
         let protect_ends = !self.run.config.unprotected_ends;
         Ok(Problem::new(target, redundancy, count, protect_ends)?)
-    }
-
-    /// Refuses an impossible decode problem before prefill's search has run.
-    fn check_decode(&self) -> Result<()> {
-        let config = &self.run.config;
-        let stand_in = Target::Decode {
-            prefill: BlockSet::empty(self.run.session.depth()),
-            nested: false,
-        };
-        self.problem(stand_in, &self.redundancy.decode, config.decode_count)?;
-        if !config.independent && config.decode_count < config.prefill_count {
-            return Err(pdtrim_search::Error::FewerThanNested {
-                count: config.decode_count,
-                nested: config.prefill_count,
-            }
-            .into());
-        }
-        Ok(())
     }
 
     fn one(&mut self, what: &str, problem: &Problem, pairs: Option<&[f64]>) -> Result<BlockSet> {

@@ -27,25 +27,31 @@ impl Strategy for Exact {
         "exact"
     }
 
-    /// As [`Strategy::search`]; [`Error::TooManySets`] if there are more than the limit.
+    fn check(&self, problem: &Problem) -> Result<()> {
+        let given = problem.given();
+        let (choices, count) = (problem.choices(given).len(), problem.count() - given.len());
+        let sets = subsets(choices, count);
+        if sets > self.limit as u128 {
+            return Err(Error::TooManySets {
+                sets,
+                count,
+                choices,
+                limit: self.limit,
+            });
+        }
+        Ok(())
+    }
+
     fn search(
         &self,
         problem: &Problem,
         ledger: &mut Ledger<'_>,
         on_step: &mut (dyn FnMut(Step) + Send),
     ) -> Result<BlockSet> {
+        self.check(problem)?;
         let given = problem.given();
         let choices = problem.choices(given);
         let asked = problem.count() - given.len();
-        let sets = subsets(choices.len(), asked);
-        if sets > self.limit as u128 {
-            return Err(Error::TooManySets {
-                sets,
-                count: asked,
-                choices: choices.len(),
-                limit: self.limit,
-            });
-        }
         let mut all = All {
             measuring: Measuring {
                 problem,
@@ -55,7 +61,7 @@ impl Strategy for Exact {
             best: None,
         };
         if asked > 0 {
-            all.measuring.plan(sets as usize);
+            all.measuring.plan(subsets(choices.len(), asked) as usize);
             all.visit(given, &choices, asked)?;
         }
         Ok(all.measuring.choose(all.best))

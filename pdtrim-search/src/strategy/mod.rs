@@ -47,13 +47,22 @@ pub trait Strategy {
     /// Name in plans and on the command line.
     fn name(&self) -> &'static str;
 
+    /// Refuses a problem that is beyond this strategy, before anything is measured.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooManySets`](crate::Error::TooManySets) of [`Exact`]; the others take every problem.
+    fn check(&self, problem: &Problem) -> Result<()> {
+        let _ = problem;
+        Ok(())
+    }
+
     /// The blocks to remove, the given ones among them.
     ///
     /// # Errors
     ///
     /// [`Error::Objective`](crate::Error::Objective),
-    /// [`Error::CostNotFinite`](crate::Error::CostNotFinite), or that the strategy cannot solve a problem
-    /// of this size.
+    /// [`Error::CostNotFinite`](crate::Error::CostNotFinite), and what [`check`](Self::check) refuses.
     fn search(
         &self,
         problem: &Problem,
