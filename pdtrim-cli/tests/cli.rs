@@ -176,6 +176,48 @@ fn a_raced_search_makes_the_same_plan_and_says_that_it_was_raced() {
     assert_eq!(plan("raced", "0"), full);
 }
 
+#[test]
+fn every_strategy_makes_a_plan_that_names_it_for_two_sets_and_for_one() {
+    let place = Place::new();
+    let strategies = "pdtrim sleb beam exact shortgpt shortened-ppl random";
+    for strategy in strategies.split_whitespace() {
+        let mut methods = Vec::new();
+        for coupling in ["", "--independent", "--unified"] {
+            let more = [
+                "--limit",
+                "1",
+                "--tasks",
+                "heldout",
+                "--kv-factor",
+                "1",
+                "--force",
+            ];
+            let coupling = coupling.split_whitespace();
+            let more: Vec<&str> = more
+                .into_iter()
+                .chain(["--strategy", strategy])
+                .chain(coupling)
+                .collect();
+            let (_, notes) = said(&mut place.trim(&more));
+            assert_eq!(
+                notes.contains("distillation set"),
+                strategy == "pdtrim",
+                "{notes}"
+            );
+            let plan: toml::Value =
+                toml::from_str(&read(&place.path("out").join("plan.toml"))).unwrap();
+            let blocks = |stage: &str| plan["removed"][stage].as_array().unwrap().clone();
+            assert_eq!(blocks("decode").len(), 2);
+            match more.last() {
+                Some(&"--unified") => assert_eq!(blocks("prefill"), blocks("decode")),
+                _ => assert_eq!(blocks("prefill").len(), 1),
+            }
+            methods.push(plan["method"].as_str().unwrap().to_owned());
+        }
+        assert_eq!(methods, [strategy; 3]);
+    }
+}
+
 /// The table `[calibration]` of a plan.
 fn calibration_of(plan: &str) -> toml::Value {
     let plan: toml::Value = toml::from_str(plan).unwrap();

@@ -131,6 +131,14 @@ impl BlockSet {
         set
     }
 
+    /// This set without one block.
+    #[must_use]
+    pub fn without(&self, id: BlockId) -> Self {
+        let mut set = self.clone();
+        set.ids.remove(&id);
+        set
+    }
+
     /// Blocks in either set.
     ///
     /// # Panics
@@ -292,6 +300,14 @@ mod tests {
         fn a_set_is_its_common_part_plus_its_difference(a in set(12), b in set(12)) {
             prop_assert_eq!(a.difference(&b).union(&a.intersection(&b)), a.clone());
             prop_assert!(a.intersection(&b).is_subset(&a));
+        }
+
+        #[test]
+        fn a_block_that_is_put_in_can_be_taken_out(a in set(12), block in 0_usize..12) {
+            let id = BlockId::new(block);
+            prop_assert!(!a.without(id).contains(id));
+            prop_assert_eq!(a.with(id).without(id), a.without(id));
+            prop_assert_eq!(a.without(id).with(id), a.with(id));
         }
 
         #[test]

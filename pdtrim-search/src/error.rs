@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use pdtrim_core::{BlockSet, PerStage};
+
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -51,6 +53,55 @@ pub enum Error {
         units: usize,
         /// The journal's.
         found: usize,
+    },
+    /// The objective gave a candidate a cost that is no number to compare.
+    #[error(
+        "the loss with {} removed from prefill and {} from decode is {found}, not a finite number",
+        blocks(&removed.prefill),
+        blocks(&removed.decode)
+    )]
+    CostNotFinite {
+        /// The candidate.
+        removed: PerStage<BlockSet>,
+        /// What the objective said.
+        found: f64,
+    },
+    /// Redundancy that is no number.
+    #[error("the redundancy of block {block} is not a number")]
+    NanRedundancy {
+        /// The block; for a pair its first.
+        block: usize,
+    },
+    /// A threshold with which no pair of blocks, or every one, would be distilled.
+    #[error("the distillation threshold d_T must be above 0 and at most 1, found {found}")]
+    DistillThreshold {
+        /// The number given.
+        found: f64,
+    },
+    /// Temperatures that do not fall.
+    #[error(
+        "annealing temperatures must fall from a finite one to one above 0, found {start} to {end}"
+    )]
+    Temperatures {
+        /// At the first step.
+        start: f64,
+        /// At the last step.
+        end: f64,
+    },
+    /// Too many sets to try them all.
+    #[error(
+        "{count} of {choices} blocks can be chosen in {sets} ways, more than the {limit} that an \
+            exact search tries; remove fewer blocks or choose another strategy"
+    )]
+    TooManySets {
+        /// Sets of the asked size.
+        sets: u128,
+        /// Blocks still to be chosen.
+        count: usize,
+        /// Blocks to choose from.
+        choices: usize,
+        /// Most sets that are tried.
+        limit: usize,
     },
     /// The table of redundancies is for another model.
     #[error("redundancy is given for {found} blocks, the model has {expected}")]
@@ -166,4 +217,13 @@ pub enum Error {
         /// Tokens of the text.
         found: usize,
     },
+}
+
+/// A set in a sentence.
+fn blocks(set: &BlockSet) -> String {
+    if set.is_empty() {
+        "no block".to_owned()
+    } else {
+        format!("blocks {set}")
+    }
 }

@@ -137,7 +137,7 @@ impl<'a> Ledger<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Objective`].
+    /// [`Error::Objective`]; [`Error::CostNotFinite`], and that cost is not remembered.
     pub fn costs(
         &mut self,
         candidates: &[PerStage<BlockSet>],
@@ -152,6 +152,10 @@ impl<'a> Ledger<'a> {
         let mut failed = None;
         let objective = self.objective;
         let evaluated = objective.costs(&unknown, &mut |index, cost| {
+            if let Err(error) = check_finite(&unknown[index], &[cost]) {
+                failed = Some(error);
+                return ControlFlow::Break(());
+            }
             let evaluation = self.remember(unknown[index].clone(), cost);
             on_cost(&evaluation);
             self.append(&Record::Whole(evaluation), &mut failed)
@@ -173,7 +177,7 @@ impl<'a> Ledger<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Objective`].
+    /// As [`costs`](Self::costs).
     pub fn unit_costs(
         &mut self,
         candidates: &[PerStage<BlockSet>],
@@ -211,6 +215,10 @@ impl<'a> Ledger<'a> {
         let objective = self.objective;
         let evaluated = objective.unit_costs(candidates, units, &mut |index, costs| {
             let removed = &candidates[index];
+            if let Err(error) = check_finite(removed, costs) {
+                failed = Some(error);
+                return ControlFlow::Break(());
+            }
             let costs: Vec<_> = units.iter().copied().zip(costs.iter().copied()).collect();
             let whole = self.remember_units(removed, costs.clone());
             on_units(costs.len(), whole.as_ref());
@@ -262,6 +270,17 @@ impl<'a> Ledger<'a> {
                 ControlFlow::Break(())
             }
         }
+    }
+}
+
+/// Refuses costs that could not be compared, nor read back from a journal.
+fn check_finite(removed: &PerStage<BlockSet>, costs: &[f64]) -> Result<()> {
+    match costs.iter().find(|cost| !cost.is_finite()) {
+        Some(&found) => Err(Error::CostNotFinite {
+            removed: removed.clone(),
+            found,
+        }),
+        None => Ok(()),
     }
 }
 

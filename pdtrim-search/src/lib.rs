@@ -8,6 +8,9 @@
 //! and answers from what it has written, so that a killed search goes on where it was. Costs are
 //! rounded and ties go to the lowest block, so a resumed search decides what an uninterrupted one does.
 //!
+//! `pdtrim` is the paper's search ([`PdTrim`]); `sleb`, `shortgpt`, `shortened-ppl` and `random` are the
+//! baselines; `beam` and `exact` are beside it where more can be tried, or all.
+//!
 //! [`Racing`] spares a search the windows on which a candidate need not be evaluated, for a stated
 //! probability of choosing another one.
 //!
@@ -29,6 +32,7 @@
 
 mod agreement;
 pub mod calibration;
+mod candidates;
 mod draw;
 mod error;
 mod ledger;
@@ -39,10 +43,14 @@ mod strategy;
 mod toy;
 
 pub use agreement::{jaccard, mean_agreement, mean_agreement_within};
+pub use candidates::{CandidateSets, DistillThreshold};
 pub use error::{Error, Result};
 pub use ledger::{Evaluation, Ledger};
 pub use problem::{Problem, Target};
 pub use race::Racing;
 pub use stages::StageProblem;
-pub use strategy::{Random, ShortGpt, Sleb, Step, Strategy};
+pub use strategy::{
+    Annealing, Beam, Exact, PdTrim, Random, ShortGpt, ShortenedPpl, Sleb, Step, Strategy,
+    Validation,
+};
 pub use toy::Toy;

@@ -64,8 +64,8 @@ impl Problem {
     ///
     /// # Errors
     ///
-    /// [`Error::TooMany`], [`Error::FewerThanNested`], or [`Error::RedundancyLength`] if a given set is
-    /// for a model of another depth.
+    /// [`Error::TooMany`], [`Error::FewerThanNested`], [`Error::NanRedundancy`], or
+    /// [`Error::RedundancyLength`] if a given set is for a model of another depth.
     pub fn new(
         target: Target,
         redundancy: &[f64],
@@ -80,6 +80,9 @@ impl Problem {
                 expected: prefill.depth(),
                 found: depth,
             });
+        }
+        if let Some(block) = redundancy.iter().position(|value| value.is_nan()) {
+            return Err(Error::NanRedundancy { block });
         }
         let given = target.given(depth);
         if count < given.len() {

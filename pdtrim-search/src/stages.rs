@@ -25,16 +25,16 @@ impl StageProblem<'_> {
     ///
     /// # Errors
     ///
-    /// What [`Problem::new`] refuses, for either stage before anything is searched, and what the
-    /// strategy fails with.
+    /// What [`check`](Self::check) refuses, before anything is searched, and what the strategy fails
+    /// with.
     pub fn search(
         &self,
         strategy: &dyn Strategy,
         ledger: &mut Ledger<'_>,
         on_step: &mut (dyn FnMut(Stage, Step) + Send),
     ) -> Result<PerStage<BlockSet>> {
+        self.check(strategy)?;
         let problem = self.problem(Target::Prefill, Stage::Prefill)?;
-        self.check_decode()?;
         let prefill =
             strategy.search(&problem, ledger, &mut |step| on_step(Stage::Prefill, step))?;
         let target = Target::Decode {
@@ -44,6 +44,17 @@ impl StageProblem<'_> {
         let problem = self.problem(target, Stage::Decode)?;
         let decode = strategy.search(&problem, ledger, &mut |step| on_step(Stage::Decode, step))?;
         Ok(PerStage { prefill, decode })
+    }
+
+    /// Refuses what cannot be searched with `strategy`; decode with as many given blocks as prefill
+    /// will give it.
+    ///
+    /// # Errors
+    ///
+    /// What [`Problem::new`] and [`Strategy::check`] refuse, for either stage.
+    pub fn check(&self, strategy: &dyn Strategy) -> Result<()> {
+        strategy.check(&self.problem(Target::Prefill, Stage::Prefill)?)?;
+        strategy.check(&self.decode_like()?)
     }
 
     fn problem(&self, target: Target, stage: Stage) -> Result<Problem> {
@@ -56,8 +67,8 @@ impl StageProblem<'_> {
         )
     }
 
-    /// Decode's problem with as many given blocks as prefill will give it.
-    fn check_decode(&self) -> Result<()> {
+    /// Decode's problem with the first blocks that prefill may give it instead of those that it will.
+    fn decode_like(&self) -> Result<Problem> {
         let depth = self.redundancy.prefill.len();
         let from = usize::from(self.protect_ends);
         let given = (from..)
@@ -67,14 +78,14 @@ impl StageProblem<'_> {
             prefill: BlockSet::from_indices(depth, given)?,
             nested: self.nested,
         };
-        self.problem(target, Stage::Decode).map(drop)
+        self.problem(target, Stage::Decode)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Error, Sleb, Toy};
+    use crate::{Error, Exact, Sleb, Toy};
 
     fn search(prefill: usize, decode: usize, nested: bool) -> Result<PerStage<BlockSet>> {
         let objective = Toy::new(vec![9.0, 2.0, 1.0, 3.0, 9.0]);
@@ -112,5 +123,30 @@ mod tests {
         assert!(search(2, 1, false).is_ok());
         assert!(matches!(search(1, 4, true), Err(Error::TooMany { .. })));
         assert!(matches!(search(4, 4, true), Err(Error::TooMany { .. })));
+    }
+
+    #[test]
+    fn too_many_sets_for_decode_are_refused_before_prefill_is_searched() {
+        let redundancy = PerStage::both(vec![0.5; 9]);
+        let problem = |nested| StageProblem {
+            redundancy: &redundancy,
+            counts: PerStage {
+                prefill: 1,
+                decode: 3,
+            },
+            nested,
+            protect_ends: true,
+        };
+        // Two of the six blocks that prefill leaves, or three of all seven.
+        let exact = Exact { limit: 15 };
+        assert!(problem(true).check(&exact).is_ok());
+        assert!(matches!(
+            problem(false).check(&exact),
+            Err(Error::TooManySets { sets: 35, .. })
+        ));
+        let objective = Toy::new(vec![1.0; 9]);
+        let mut ledger = Ledger::in_memory(&objective);
+        let refused = problem(false).search(&exact, &mut ledger, &mut |_, _| {});
+        assert!(refused.is_err() && ledger.trace().is_empty());
     }
 }

@@ -2,17 +2,41 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use pdtrim_core::objective::{Objective, OnCost};
+#[path = "support/pairwise.rs"]
+mod pairwise;
+
+use std::num::NonZeroUsize;
+
+use pairwise::Pairwise;
+use pdtrim_core::objective::{Objective, OnCost, OnUnitCosts};
 use pdtrim_core::{BlockSet, Error as CoreError, PerStage};
-use pdtrim_search::{Error, Ledger, Problem, Random, ShortGpt, Sleb, Step, Strategy, Target, Toy};
+use pdtrim_search::{
+    Annealing, Beam, Error, Exact, Ledger, PdTrim, Problem, Racing, Random, ShortGpt, ShortenedPpl,
+    Sleb, Step, Strategy, Target, Toy,
+};
 use proptest::prelude::*;
 
-fn strategies() -> Vec<Box<dyn Strategy>> {
+/// Those that look at costs.
+fn measuring_strategies() -> Vec<Box<dyn Strategy>> {
+    let annealing = Annealing {
+        steps: 30,
+        ..Annealing::default()
+    };
+    let width = NonZeroUsize::new(3).unwrap();
     vec![
+        Box::new(PdTrim::new(annealing).unwrap()),
         Box::new(Sleb::default()),
-        Box::new(ShortGpt),
-        Box::new(Random { seed: 3 }),
+        Box::new(Beam { width }),
+        Box::new(Exact::default()),
+        Box::new(ShortenedPpl),
     ]
+}
+
+fn strategies() -> Vec<Box<dyn Strategy>> {
+    let mut strategies = measuring_strategies();
+    strategies.push(Box::new(ShortGpt));
+    strategies.push(Box::new(Random { seed: 3 }));
+    strategies
 }
 
 fn search(strategy: &dyn Strategy, problem: &Problem, costs: &[f64]) -> BlockSet {
@@ -25,15 +49,15 @@ fn search(strategy: &dyn Strategy, problem: &Problem, costs: &[f64]) -> BlockSet
 proptest! {
     #[test]
     fn every_strategy_removes_exactly_the_asked_number_and_keeps_the_ends(
-        table in proptest::collection::vec((0.0_f64..9.0, -1.0_f64..1.0), 5..14), share in 0.0_f64..1.0,
+        table in proptest::collection::vec((0.0_f64..9.0, -1.0_f64..1.0), 5..11), share in 0.0_f64..1.0,
     ) {
         let (costs, redundancy): (Vec<f64>, Vec<f64>) = table.into_iter().unzip();
         let depth = costs.len();
         let count = ((depth - 2) as f64 * share) as usize;
         let prefill = BlockSet::from_indices(depth, (1..=count / 2).collect::<Vec<_>>()).unwrap();
-        let targets = [Target::Prefill, Target::Unified, Target::Decode { prefill: prefill.clone(), nested: true }];
-        for target in targets {
-            let nested = matches!(target, Target::Decode { .. });
+        let decode = |nested| Target::Decode { prefill: prefill.clone(), nested };
+        for target in [Target::Prefill, Target::Unified, decode(true), decode(false)] {
+            let nested = target == decode(true);
             let problem = Problem::new(target, &redundancy, count, true).unwrap();
             for strategy in strategies() {
                 let removed = search(strategy.as_ref(), &problem, &costs);
@@ -131,27 +155,143 @@ fn sleb_measures_again_after_each_removal() {
 
 #[test]
 fn a_search_stopped_anywhere_and_resumed_decides_the_same() {
-    let costs: Vec<f64> = (0..12).map(|block| f64::from((block * 7) % 12)).collect();
-    let toy = Toy::new(costs.clone());
-    let problem = Problem::new(Target::Unified, &[0.0; 12], 4, true).unwrap();
-    let whole = search(&Sleb::default(), &problem, &costs);
+    let costs = (0..81).map(|n| f64::from((n * 37) % 101) / 50.0).collect();
+    let objective = Pairwise::new(9, costs);
+    let problem = Problem::new(Target::Unified, &[0.0; 9], 3, true).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal.jsonl");
-    let mut ledger = Ledger::resume(&toy, &path, "toy").unwrap();
-    Sleb::default()
+    for strategy in measuring_strategies() {
+        let resumed = || {
+            let mut ledger = Ledger::resume(&objective, &path, strategy.name()).unwrap();
+            let found = strategy.search(&problem, &mut ledger, &mut |_| {}).unwrap();
+            (found, ledger.trace().to_vec())
+        };
+        let whole = resumed();
+        let journal = std::fs::read(&path).unwrap();
+        for cut in (0..=journal.len()).step_by(61) {
+            std::fs::write(&path, &journal[..cut]).unwrap();
+            assert_eq!(resumed(), whole, "{}", strategy.name());
+            assert_eq!(std::fs::read(&path).unwrap(), journal, "cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_search_settles_what_it_planned_and_announces_what_it_chose() {
+    let costs = (0..81).map(|n| f64::from((n * 37) % 101) / 50.0).collect();
+    let objective = Pairwise::new(9, costs);
+    let given = BlockSet::from_indices(9, [3]).unwrap();
+    for strategy in strategies() {
+        for count in 1..5 {
+            let target = Target::Decode {
+                prefill: given.clone(),
+                nested: true,
+            };
+            let problem = Problem::new(target, &[0.0; 9], count, true).unwrap();
+            let (mut planned, mut settled, mut chosen) = (0, 0, given.clone());
+            let mut last = None;
+            let mut ledger = Ledger::in_memory(&objective);
+            let found = strategy.search(&problem, &mut ledger, &mut |step| match step {
+                Step::Planned(evaluations) => planned += evaluations,
+                Step::Settled(evaluations) => settled += evaluations,
+                Step::Chosen { block, cost } => {
+                    chosen = chosen.with(block);
+                    last = cost;
+                }
+                Step::Evaluated(_) => {}
+            });
+            let found = found.unwrap();
+            assert_eq!(settled, planned, "{}", strategy.name());
+            assert_eq!(chosen, found, "{}", strategy.name());
+            assert!(last.is_none_or(|cost: f64| (cost - objective.cost(&found)).abs() < 1e-9));
+        }
+    }
+}
+
+#[test]
+fn shortened_ppl_measures_each_block_alone_and_only_once() {
+    let trap = Pairwise::trap();
+    let problem = Problem::new(Target::Unified, &[0.0; 6], 2, true).unwrap();
+    let mut ledger = Ledger::in_memory(&trap);
+    let removed = ShortenedPpl
         .search(&problem, &mut ledger, &mut |_| {})
         .unwrap();
-    let journal = std::fs::read(&path).unwrap();
-    for cut in (0..=journal.len()).step_by(17) {
-        std::fs::write(&path, &journal[..cut]).unwrap();
-        let mut ledger = Ledger::resume(&toy, &path, "toy").unwrap();
-        assert_eq!(
-            Sleb::default()
-                .search(&problem, &mut ledger, &mut |_| {})
-                .unwrap(),
-            whole
-        );
-        assert_eq!(std::fs::read(&path).unwrap(), journal, "cut at {cut}");
+    // Cheapest alone, though together they are dear.
+    assert_eq!(removed.to_indices(), [1, 2]);
+    assert_eq!(ledger.trace().len(), 4);
+}
+
+/// Not a number as soon as block 2 is gone, as from weights that overflow.
+struct Broken;
+
+impl Objective for Broken {
+    fn depth(&self) -> usize {
+        5
+    }
+
+    fn units(&self) -> usize {
+        2
+    }
+
+    fn costs(
+        &self,
+        candidates: &[PerStage<BlockSet>],
+        on_cost: &mut OnCost<'_>,
+    ) -> Result<Vec<f64>, CoreError> {
+        let costs = self.unit_costs(candidates, &[0, 1], &mut |n, costs| on_cost(n, costs[1]))?;
+        Ok(costs.into_iter().map(|costs| costs[1]).collect())
+    }
+
+    fn unit_costs(
+        &self,
+        candidates: &[PerStage<BlockSet>],
+        units: &[usize],
+        on_costs: &mut OnUnitCosts<'_>,
+    ) -> Result<Vec<Vec<f64>>, CoreError> {
+        let cost = |candidate: &PerStage<BlockSet>, unit: usize| {
+            let broken = candidate.decode.to_indices().contains(&2) && unit == 1;
+            if broken { f64::NAN } else { 1.0 }
+        };
+        let mut all = Vec::new();
+        for (n, candidate) in candidates.iter().enumerate() {
+            let costs: Vec<f64> = units.iter().map(|&unit| cost(candidate, unit)).collect();
+            if on_costs(n, &costs).is_break() {
+                return Err(CoreError::Stopped);
+            }
+            all.push(costs);
+        }
+        Ok(all)
+    }
+}
+
+#[test]
+fn a_cost_that_is_no_number_is_an_error_that_names_the_candidate() {
+    let prefill = BlockSet::from_indices(5, [3]).unwrap();
+    let target = Target::Decode {
+        prefill,
+        nested: false,
+    };
+    let problem = Problem::new(target, &[0.0, 0.1, 0.9, 0.1, 0.0], 1, true).unwrap();
+    let raced = Sleb {
+        racing: Racing::new(0.1, 0).unwrap(),
+    };
+    let mut strategies = measuring_strategies();
+    strategies.push(Box::new(raced));
+    let folder = tempfile::tempdir().unwrap();
+    for (n, strategy) in strategies.into_iter().enumerate() {
+        let path = folder.path().join(n.to_string());
+        for _ in 0..2 {
+            // Nor is it kept: the same again from the journal.
+            let mut ledger = Ledger::resume(&Broken, &path, "broken").unwrap();
+            let failed = strategy.search(&problem, &mut ledger, &mut |_| {});
+            let error = failed.unwrap_err();
+            assert!(matches!(error, Error::CostNotFinite { .. }));
+            assert_eq!(
+                error.to_string(),
+                "the loss with blocks 3 removed from prefill and blocks 2 from decode is NaN, not a \
+                finite number"
+            );
+        }
     }
 }
 
@@ -183,6 +323,8 @@ fn impossible_problems_are_refused() {
         })
     ));
     assert!(new(decode(false), 1, true).is_ok());
+    let nan = Problem::new(Target::Unified, &[0.5, f64::NAN, 0.5], 1, true);
+    assert!(matches!(nan, Err(Error::NanRedundancy { block: 1 })));
     let other = Target::Decode {
         prefill: BlockSet::empty(6),
         nested: true,

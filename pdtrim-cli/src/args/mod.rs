@@ -8,6 +8,7 @@ mod inspect;
 mod logprobs;
 mod model;
 mod plan;
+mod strategy;
 mod trim;
 
 use clap::{Parser, Subcommand};
@@ -24,7 +25,8 @@ pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
 pub(crate) use logprobs::LogprobsArgs;
 pub(crate) use model::{DEFAULT_MODEL, DtypeArg, ModelArgs};
 pub(crate) use plan::PlanArgs;
-pub(crate) use trim::{KvSelectionArg, StrategyArg, TrimArgs, TrimConfig};
+pub(crate) use strategy::StrategyArg;
+pub(crate) use trim::{KvSelectionArg, TrimArgs, TrimConfig};
 
 /// Trim Llama-family models for prefill/decode disaggregation.
 ///

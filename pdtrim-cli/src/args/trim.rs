@@ -1,15 +1,16 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use pdtrim_core::{Boundary, KvFill};
 use pdtrim_kv::Selection;
-use pdtrim_search::Racing;
 use pdtrim_search::calibration::{CalibrationSource, WindowDraw};
+use pdtrim_search::{Annealing, DistillThreshold};
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_MODEL, DtypeArg, ModelArgs};
+use super::strategy::StrategyArgs;
+use super::{DEFAULT_MODEL, DtypeArg, ModelArgs, StrategyArg};
 
 /// The main job. Without arguments it runs the embedded default on SmolLM2-135M-Instruct.
 #[derive(Args, Debug)]
@@ -47,19 +48,18 @@ pub(crate) struct TrimArgs {
     /// Blocks to remove from decode, prefill's included [default: 4].
     #[arg(long, value_name = "N")]
     pub(crate) decode_count: Option<usize>,
-    /// How blocks are chosen [default: sleb].
-    #[arg(long, value_enum)]
-    pub(crate) strategy: Option<StrategyArg>,
-    /// Let sleb drop candidates that can no longer win before they have seen all windows: each removal
-    /// is then another than the full evaluation's with at most this probability [default: 0].
-    #[arg(long, value_name = "P")]
-    pub(crate) race_error: Option<f64>,
+    #[command(flatten)]
+    pub(crate) strategy: StrategyArgs,
     /// Also let the first and the last block be removed.
     #[arg(long)]
     pub(crate) unprotected_ends: bool,
     /// Let decode keep blocks that prefill removes: prefill then still computes their KV.
     #[arg(long)]
     pub(crate) independent: bool,
+    /// One set of --decode-count blocks for both stages, as on one machine; --prefill-count is not
+    /// looked at.
+    #[arg(long, conflicts_with = "independent")]
+    pub(crate) unified: bool,
     /// Which stage computes the first new token [default: prefill].
     #[arg(long)]
     pub(crate) boundary: Option<Boundary>,
@@ -87,17 +87,6 @@ pub(crate) struct TrimArgs {
     /// Print the results object instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum StrategyArg {
-    /// Greedily by loss, measured after each removal.
-    Sleb,
-    /// At once, by redundancy.
-    Shortgpt,
-    /// At random: the control.
-    Random,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,8 +128,14 @@ pub(crate) struct TrimConfig {
     pub(crate) decode_count: usize,
     pub(crate) strategy: StrategyArg,
     pub(crate) race_error: f64,
+    pub(crate) beam_width: NonZeroUsize,
+    pub(crate) anneal_steps: usize,
+    pub(crate) anneal_start: f64,
+    pub(crate) anneal_end: f64,
+    pub(crate) distill_threshold: f64,
     pub(crate) unprotected_ends: bool,
     pub(crate) independent: bool,
+    pub(crate) unified: bool,
     pub(crate) boundary: Boundary,
     pub(crate) kv_factor: f64,
     pub(crate) kv_selection: KvSelectionArg,
@@ -156,6 +151,7 @@ pub(crate) struct TrimConfig {
 impl Default for TrimConfig {
     fn default() -> Self {
         let n = |n| NonZeroUsize::new(n).expect("written out below");
+        let annealing = Annealing::default();
         Self {
             model: DEFAULT_MODEL.to_owned(),
             dtype: None,
@@ -172,8 +168,14 @@ impl Default for TrimConfig {
             decode_count: 4,
             strategy: StrategyArg::Sleb,
             race_error: 0.0,
+            beam_width: n(4),
+            anneal_steps: annealing.steps,
+            anneal_start: annealing.start_temperature,
+            anneal_end: annealing.end_temperature,
+            distill_threshold: DistillThreshold::default().value(),
             unprotected_ends: false,
             independent: false,
+            unified: false,
             boundary: Boundary::Prefill,
             kv_factor: 2.0,
             kv_selection: KvSelectionArg::Loss,
@@ -185,7 +187,7 @@ impl Default for TrimConfig {
     }
 }
 
-fn set<T>(field: &mut T, flag: Option<T>) {
+pub(super) fn set<T>(field: &mut T, flag: Option<T>) {
     if let Some(flag) = flag {
         *field = flag;
     }
@@ -217,8 +219,7 @@ impl TrimConfig {
         set(&mut config.window_tokens, args.window_tokens);
         set(&mut config.prefill_count, args.prefill_count);
         set(&mut config.decode_count, args.decode_count);
-        set(&mut config.strategy, args.strategy);
-        set(&mut config.race_error, args.race_error);
+        args.strategy.resolve(&mut config);
         set(&mut config.boundary, args.boundary);
         set(&mut config.kv_factor, args.kv_factor);
         set(&mut config.kv_selection, args.kv_selection);
@@ -230,17 +231,19 @@ impl TrimConfig {
         config.one_block |= args.model.one_block;
         config.unprotected_ends |= args.unprotected_ends;
         config.independent |= args.independent;
+        config.unified |= args.unified;
         let factor = config.kv_factor;
         ensure!(
             factor >= 1.0 && factor.is_finite(),
             "kv-factor must be a number of at least 1, found {factor}"
         );
-        config.racing()?;
+        ensure!(
+            !(config.unified && config.independent),
+            "unified and independent exclude each other"
+        );
+        config.search_strategy()?;
+        config.distill_threshold()?;
         Ok(config)
-    }
-
-    pub(crate) fn racing(&self) -> Result<Racing> {
-        Racing::new(self.race_error, self.seed).context("race-error")
     }
 
     /// The calibration windows to draw.
@@ -373,6 +376,55 @@ mod tests {
     #[test]
     fn a_factor_below_one_is_refused() {
         assert!(resolve(&["--kv-factor", "0.5"]).is_err());
+    }
+
+    #[test]
+    fn the_strategy_of_a_file_is_the_one_of_the_flags() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        let text = "strategy = \"shortened-ppl\"\nbeam-width = 9\nanneal-steps = 7\n\
+            anneal-start = 0.5\nanneal-end = 0.25\ndistill-threshold = 0.9\n";
+        std::fs::write(&path, text).unwrap();
+        let file = resolve(&["--config", path.to_str().unwrap()]).unwrap();
+        let flags = "--strategy shortened-ppl --beam-width 9 --anneal-steps 7 --anneal-start 0.5 \
+            --anneal-end 0.25 --distill-threshold 0.9";
+        let words: Vec<&str> = flags.split_whitespace().collect();
+        assert_eq!(file, resolve(&words).unwrap());
+        for name in [
+            "pdtrim",
+            "sleb",
+            "beam",
+            "exact",
+            "shortgpt",
+            "shortened-ppl",
+            "random",
+        ] {
+            let config = resolve(&["--strategy", name]).unwrap();
+            assert_eq!(config.search_strategy().unwrap().name(), name);
+        }
+    }
+
+    #[test]
+    fn one_set_for_both_stages_is_not_two_independent_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        std::fs::write(&path, "unified = true\n").unwrap();
+        let words = ["--config", path.to_str().unwrap(), "--independent"];
+        let error = format!("{:#}", resolve(&words).unwrap_err());
+        assert!(error.contains("unified and independent"), "{error}");
+    }
+
+    #[test]
+    fn numbers_that_no_strategy_takes_are_refused_by_the_flags_name() {
+        for (words, flag) in [
+            (["--anneal-end", "0.2"], "anneal-end"),
+            (["--anneal-start", "nan"], "anneal-start"),
+            (["--distill-threshold", "1.5"], "distill-threshold"),
+            (["--distill-threshold", "0"], "distill-threshold"),
+        ] {
+            let error = format!("{:#}", resolve(&words).unwrap_err());
+            assert!(error.contains(flag), "{error}");
+        }
     }
 
     #[test]

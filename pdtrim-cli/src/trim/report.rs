@@ -218,7 +218,11 @@ fn search_section(measured: &Measured) -> Section {
         measured.search.cost_dense,
         measured.search.cost
     );
-    Section::new("Search", text).with(Item::Lines(chart))
+    let sets = measured.search.candidate_sets.iter();
+    sets.fold(Section::new("Search", text), |section, sizes| {
+        section.with(Item::Note(format!("Candidates for {sizes}.")))
+    })
+    .with(Item::Lines(chart))
 }
 
 fn traffic_section(run: &Run, measured: &Measured) -> Section {

@@ -1,9 +1,11 @@
-//! Blocks for prefill, then blocks for decode.
+//! Blocks for prefill, then blocks for decode, or one set for both.
 
 use anyhow::Result;
 use pdtrim_core::objective::{CalibrationLoss, Redundancy};
 use pdtrim_core::{BlockSet, PerStage};
-use pdtrim_search::{Evaluation, Ledger, Problem, Random, ShortGpt, Sleb, Step, Strategy, Target};
+use pdtrim_search::{
+    CandidateSets, Evaluation, Ledger, Problem, StageProblem, Step, Strategy, Target,
+};
 
 use super::Run;
 use crate::args::StrategyArg;
@@ -19,117 +21,153 @@ pub(super) struct Found {
     pub(super) trace: Vec<Evaluation>,
     /// On how many windows each candidate was evaluated that a race dropped.
     pub(super) dropped: Vec<usize>,
+    /// How large the two candidate sets of each search were; none for a strategy without them.
+    pub(super) candidate_sets: Vec<String>,
 }
 
 pub(super) fn run(run: &Run, loss: &CalibrationLoss<'_>, redundancy: &Redundancy) -> Result<Found> {
-    let config = &run.config;
-    let strategy: Box<dyn Strategy> = match config.strategy {
-        StrategyArg::Sleb => Box::new(Sleb {
-            racing: config.racing()?,
-        }),
-        StrategyArg::Shortgpt => Box::new(ShortGpt),
-        StrategyArg::Random => Box::new(Random { seed: config.seed }),
-    };
-    let mut ledger = Ledger::resume(loss, &run.folder.journal("search"), &run.fingerprint()?)?;
-    let protect_ends = !config.unprotected_ends;
-    let problem = Problem::new(
-        Target::Prefill,
-        &redundancy.0.prefill,
-        config.prefill_count,
-        protect_ends,
-    )?;
-    // Refuse an impossible decode problem before prefill's search has run.
-    let stand_in = BlockSet::empty(run.session.depth());
-    Problem::new(
-        Target::Decode {
-            prefill: stand_in,
-            nested: false,
-        },
-        &redundancy.0.decode,
-        config.decode_count,
-        protect_ends,
-    )?;
-    if !config.independent && config.decode_count < config.prefill_count {
-        return Err(pdtrim_search::Error::FewerThanNested {
-            count: config.decode_count,
-            nested: config.prefill_count,
-        }
-        .into());
-    }
-    let prefill = one(
-        run,
-        "search prefill",
-        strategy.as_ref(),
-        &problem,
-        &mut ledger,
-    )?;
-    let target = Target::Decode {
-        prefill: prefill.clone(),
-        nested: !config.independent,
-    };
-    let problem = Problem::new(
-        target,
-        &redundancy.0.decode,
-        config.decode_count,
-        protect_ends,
-    )?;
-    let decode = one(
-        run,
-        "search decode",
-        strategy.as_ref(),
-        &problem,
-        &mut ledger,
-    )?;
-
-    let none = BlockSet::empty(run.session.depth());
-    let removed = PerStage {
-        prefill: prefill.clone(),
-        decode,
-    };
-    let stages = |prefill: &BlockSet, decode: &BlockSet| PerStage {
-        prefill: prefill.clone(),
-        decode: decode.clone(),
-    };
-    // One at a time: candidates of one call are measured from what they share, which costs the same here.
-    let mut cost = |candidate| Ok::<_, anyhow::Error>(ledger.costs(&[candidate], &mut |_| {})?[0]);
-    let cost_dense = cost(stages(&none, &none))?;
-    let cost_prefill = cost(stages(&prefill, &none))?;
-    let cost = cost(removed.clone())?;
-    Ok(Found {
-        method: strategy.name(),
-        removed,
-        cost_dense,
-        cost_prefill,
-        cost,
-        trace: ledger.trace().to_vec(),
-        dropped: ledger.dropped().map(|(_, windows)| windows).collect(),
-    })
-}
-
-fn one(
-    run: &Run,
-    what: &str,
-    strategy: &dyn Strategy,
-    problem: &Problem,
-    ledger: &mut Ledger<'_>,
-) -> Result<BlockSet> {
+    let has_pairs = run.config.strategy == StrategyArg::Pdtrim;
+    let pairs = has_pairs.then(|| loss.pair_redundancy()).transpose()?;
+    let ledger = Ledger::resume(loss, &run.folder.journal("search"), &run.fingerprint()?)?;
     let reused = ledger.reused();
-    if reused > 0 && problem.target() == &Target::Prefill {
+    if reused > 0 {
         run.progress.say(&format!(
             "reusing {reused} evaluations of an earlier run (--force starts over)"
         ));
     }
-    let step = run.progress.step(what, 0);
-    let mut settled = 0;
-    let removed = strategy.search(problem, ledger, &mut |event| match event {
-        Step::Planned(evaluations) => step.set_total(evaluations),
-        Step::Settled(evaluations) => {
-            settled += evaluations;
-            step.set_done(settled);
+    let mut search = Search {
+        run,
+        strategy: run.config.search_strategy()?,
+        redundancy: &redundancy.0,
+        pairs: pairs.as_ref().map(|pairs| &pairs.0),
+        ledger,
+        candidate_sets: Vec::new(),
+    };
+    let removed = if run.config.unified {
+        PerStage::both(search.unified()?)
+    } else {
+        search.by_stage()?
+    };
+    search.into_found(removed)
+}
+
+/// The searches of a run.
+struct Search<'s> {
+    run: &'s Run,
+    strategy: Box<dyn Strategy>,
+    redundancy: &'s PerStage<Vec<f64>>,
+    pairs: Option<&'s PerStage<Vec<f64>>>,
+    ledger: Ledger<'s>,
+    candidate_sets: Vec<String>,
+}
+
+impl Search<'_> {
+    fn unified(&mut self) -> Result<BlockSet> {
+        let redundancy = self.of_both(self.redundancy);
+        let problem = self.problem(Target::Unified, &redundancy, self.run.config.decode_count)?;
+        let pairs = self.pairs.map(|pairs| self.of_both(pairs));
+        self.one("both stages", &problem, pairs.as_deref())
+    }
+
+    /// A table for both stages together: their means, by their tokens in a window.
+    fn of_both(&self, table: &PerStage<Vec<f64>>) -> Vec<f64> {
+        let windows = &self.run.calibration;
+        let share = windows.prompt_tokens() as f64 / windows.window_tokens() as f64;
+        let stages = table.prefill.iter().zip(&table.decode);
+        stages
+            .map(|(prefill, decode)| share * prefill + (1.0 - share) * decode)
+            .collect()
+    }
+
+    fn by_stage(&mut self) -> Result<PerStage<BlockSet>> {
+        let config = &self.run.config;
+        let (redundancy, pairs) = (self.redundancy, self.pairs);
+        // Refuse an impossible decode problem before prefill's search has run.
+        let both = StageProblem {
+            redundancy,
+            counts: PerStage {
+                prefill: config.prefill_count,
+                decode: config.decode_count,
+            },
+            nested: !config.independent,
+            protect_ends: !config.unprotected_ends,
+        };
+        both.check(self.strategy.as_ref())?;
+        let problem = self.problem(Target::Prefill, &redundancy.prefill, config.prefill_count)?;
+        let prefill = self.one(
+            "prefill",
+            &problem,
+            pairs.map(|pairs| pairs.prefill.as_slice()),
+        )?;
+        let target = Target::Decode {
+            prefill: prefill.clone(),
+            nested: !config.independent,
+        };
+        let problem = self.problem(target, &redundancy.decode, config.decode_count)?;
+        let decode = self.one(
+            "decode",
+            &problem,
+            pairs.map(|pairs| pairs.decode.as_slice()),
+        )?;
+        Ok(PerStage { prefill, decode })
+    }
+
+    fn problem(&self, target: Target, redundancy: &[f64], count: usize) -> Result<Problem> {
+        let protect_ends = !self.run.config.unprotected_ends;
+        Ok(Problem::new(target, redundancy, count, protect_ends)?)
+    }
+
+    fn one(&mut self, what: &str, problem: &Problem, pairs: Option<&[f64]>) -> Result<BlockSet> {
+        let progress = self.run.progress;
+        if let Some(pairs) = pairs {
+            let threshold = self.run.config.distill_threshold()?;
+            let sets = CandidateSets::new(problem, pairs, threshold)?;
+            let sizes = format!(
+                "{what}: {} blocks in the pruning set, {} pairs of joint redundancy {threshold} \
+                    or more in the distillation set",
+                sets.pruning().len(),
+                sets.distillation().len()
+            );
+            progress.say(&sizes);
+            self.candidate_sets.push(sizes);
         }
-        Step::Evaluated(_) | Step::Chosen { .. } => {}
-    })?;
-    drop(step);
-    run.progress.say(&format!("{what}: blocks {removed}"));
-    Ok(removed)
+        let step = progress.step(&format!("search {what}"), 0);
+        let (mut planned, mut settled) = (0, 0);
+        let on_step = &mut |event| match event {
+            Step::Planned(evaluations) => {
+                planned += evaluations;
+                step.set_total(planned);
+            }
+            Step::Settled(evaluations) => {
+                settled += evaluations;
+                step.set_done(settled);
+            }
+            Step::Evaluated(_) | Step::Chosen { .. } => {}
+        };
+        let removed = self.strategy.search(problem, &mut self.ledger, on_step)?;
+        drop(step);
+        progress.say(&format!("search {what}: blocks {removed}"));
+        Ok(removed)
+    }
+
+    fn into_found(mut self, removed: PerStage<BlockSet>) -> Result<Found> {
+        let none = BlockSet::empty(self.run.session.depth());
+        let prefill_only = PerStage {
+            prefill: removed.prefill.clone(),
+            decode: none.clone(),
+        };
+        // One at a time: candidates of one call are measured from what they share, which costs the same here.
+        let mut cost =
+            |candidate| Ok::<_, anyhow::Error>(self.ledger.costs(&[candidate], &mut |_| {})?[0]);
+        Ok(Found {
+            method: self.strategy.name(),
+            cost_dense: cost(PerStage::both(none))?,
+            cost_prefill: cost(prefill_only)?,
+            cost: cost(removed.clone())?,
+            removed,
+            trace: self.ledger.trace().to_vec(),
+            dropped: self.ledger.dropped().map(|(_, windows)| windows).collect(),
+            candidate_sets: self.candidate_sets,
+        })
+    }
 }

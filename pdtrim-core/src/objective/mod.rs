@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::stage::PerStage;
 
 pub use loss::{CalibrationLoss, Rows, TransferCandidate};
-pub use profile::{AttentionProfile, Redundancy};
+pub use profile::{AttentionProfile, PairRedundancy, Redundancy};
 
 /// Called with a candidate's index and cost as soon as it is known; [`ControlFlow::Break`] stops the rest.
 pub type OnCost<'a> = dyn FnMut(usize, f64) -> ControlFlow<()> + Send + 'a;

@@ -1,5 +1,7 @@
 //! What one pass over the calibration windows says of each block.
 
+use std::collections::VecDeque;
+
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, DType, Tensor};
 
@@ -15,6 +17,12 @@ use crate::stage::PerStage;
 /// block), in [-1, 1]; higher = more redundant. `ShortGPT`'s Block Influence (arXiv:2403.03853) is 1 - it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Redundancy(pub PerStage<Vec<f64>>);
+
+/// Joint redundancy of each two neighbouring blocks l and l + 1: mean over a stage's tokens of
+/// cos(input of l, output of l + 1), in [-1, 1]; higher = more redundant. The pairs from a threshold on
+/// are those that one distilled block may replace (arXiv:2509.04467, distillation set).
+#[derive(Clone, Debug, PartialEq)]
+pub struct PairRedundancy(pub PerStage<Vec<f64>>);
 
 /// For each block that decode keeps, the mean attention that continuation queries put on each prompt
 /// position; the rest of 1 is on decode's own tokens.
@@ -55,6 +63,22 @@ impl CalibrationLoss<'_> {
     ///
     /// [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange).
     pub fn redundancy(&self) -> Result<Redundancy> {
+        Ok(Redundancy(self.run_redundancy(1)?))
+    }
+
+    /// Joint redundancy of every two neighbouring blocks of the dense model, the first of them being
+    /// its place in the table. With [`Rows::All`] both stages get the figure over all tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange).
+    pub fn pair_redundancy(&self) -> Result<PairRedundancy> {
+        Ok(PairRedundancy(self.run_redundancy(2)?))
+    }
+
+    /// Mean cosine of what enters and what leaves each run of `blocks` neighbouring blocks, by the first
+    /// of them.
+    fn run_redundancy(&self, blocks: usize) -> Result<PerStage<Vec<f64>>> {
         let depth = self.model.dims().n_blocks;
         let dense = PerStage::dense(depth);
         let split = Split::new(self.calibration, self.rows, self.boundary).with_last_token();
@@ -62,17 +86,29 @@ impl CalibrationLoss<'_> {
             model: self.model,
             split,
         };
-        let mut means = PerStage::both(vec![Mean::default(); depth]);
+        let runs = (depth + 1).saturating_sub(blocks);
+        let mut means = PerStage::both(vec![Mean::default(); runs]);
         let mut streams = passage.enter(&self.windows(&self.all_units()))?;
+        // What entered each of the last blocks.
+        let mut entered = VecDeque::with_capacity(blocks);
         for id in (0..depth).map(BlockId::new) {
+            entered.push_back(streams.clone());
             for stream in &mut streams {
-                let before = stream.clone();
                 passage.step(id, &dense, stream);
-                if let (Some(input), Some(output)) = (before.prompt, &stream.prompt) {
-                    means.prefill[id.index()].add(cosines(input, output.clone()));
+            }
+            let Some(inputs) = (entered.len() == blocks)
+                .then(|| entered.pop_front())
+                .flatten()
+            else {
+                continue;
+            };
+            let first = id.index() + 1 - blocks;
+            for (input, output) in inputs.into_iter().zip(&streams) {
+                if let (Some(input), Some(output)) = (input.prompt, &output.prompt) {
+                    means.prefill[first].add(cosines(input, output.clone()));
                 }
-                if let (Some(input), Some(output)) = (before.continuation, &stream.continuation) {
-                    means.decode[id.index()].add(cosines(input, output.clone()));
+                if let (Some(input), Some(output)) = (input.continuation, &output.continuation) {
+                    means.decode[first].add(cosines(input, output.clone()));
                 }
             }
         }
@@ -80,10 +116,10 @@ impl CalibrationLoss<'_> {
             means.prefill.clone_from(&means.decode);
         }
         let values = |means: Vec<Mean>| means.into_iter().map(Mean::value).collect();
-        Ok(Redundancy(PerStage {
+        Ok(PerStage {
             prefill: values(means.prefill),
             decode: values(means.decode),
-        }))
+        })
     }
 
     /// Where the continuations of the windows look in their prompts, with `removed` and all KV sent.

@@ -1,12 +1,22 @@
 //! How a set is chosen; one file for each strategy.
 
+mod beam;
+mod exact;
+mod measuring;
+mod one_shot;
+mod pdtrim;
 mod random;
+mod shortened_ppl;
 mod shortgpt;
 mod sleb;
 
 use pdtrim_core::{BlockId, BlockSet};
 
+pub use beam::Beam;
+pub use exact::Exact;
+pub use pdtrim::{Annealing, PdTrim, Validation};
 pub use random::Random;
+pub use shortened_ppl::ShortenedPpl;
 pub use shortgpt::ShortGpt;
 pub use sleb::Sleb;
 
@@ -17,9 +27,9 @@ use crate::problem::Problem;
 /// What a search has to tell while it runs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// So many evaluations of a candidate on a unit are planned in all, as far as is known.
+    /// So many more evaluations of a candidate on a unit are planned.
     Planned(usize),
-    /// So many of them were made, had been made before, or turned out not to be needed.
+    /// So many of those planned were made, had been made before, or turned out not to be needed.
     Settled(usize),
     /// A candidate's cost became known.
     Evaluated(Evaluation),
@@ -37,11 +47,22 @@ pub trait Strategy {
     /// Name in plans and on the command line.
     fn name(&self) -> &'static str;
 
+    /// Refuses a problem that is beyond this strategy, before anything is measured.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooManySets`](crate::Error::TooManySets) of [`Exact`]; the others take every problem.
+    fn check(&self, problem: &Problem) -> Result<()> {
+        let _ = problem;
+        Ok(())
+    }
+
     /// The blocks to remove, the given ones among them.
     ///
     /// # Errors
     ///
-    /// [`Error::Objective`](crate::Error::Objective).
+    /// [`Error::Objective`](crate::Error::Objective),
+    /// [`Error::CostNotFinite`](crate::Error::CostNotFinite), and what [`check`](Self::check) refuses.
     fn search(
         &self,
         problem: &Problem,

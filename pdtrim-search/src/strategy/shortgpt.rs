@@ -1,9 +1,8 @@
 //! One-shot removal by redundancy (ShortGPT, arXiv:2403.03853).
 
-use std::cmp::Reverse;
-
 use pdtrim_core::BlockSet;
 
+use super::one_shot::remove_least_important;
 use super::{Step, Strategy};
 use crate::error::Result;
 use crate::ledger::Ledger;
@@ -24,18 +23,7 @@ impl Strategy for ShortGpt {
         _ledger: &mut Ledger<'_>,
         on_step: &mut (dyn FnMut(Step) + Send),
     ) -> Result<BlockSet> {
-        let mut removed = problem.given().clone();
-        let mut choices = problem.choices(&removed);
-        choices.sort_by(|a, b| {
-            problem
-                .redundancy(*b)
-                .total_cmp(&problem.redundancy(*a))
-                .then(Reverse(b).cmp(&Reverse(a)))
-        });
-        for block in choices.into_iter().take(problem.count() - removed.len()) {
-            removed = removed.with(block);
-            on_step(Step::Chosen { block, cost: None });
-        }
-        Ok(removed)
+        let importance = |id| -problem.redundancy(id);
+        Ok(remove_least_important(problem, importance, on_step))
     }
 }

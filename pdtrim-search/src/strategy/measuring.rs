@@ -1,0 +1,76 @@
+//! What the strategies that measure have in common.
+
+use std::cmp::Ordering;
+
+use pdtrim_core::BlockSet;
+
+use super::Step;
+use crate::error::Result;
+use crate::ledger::Ledger;
+use crate::problem::Problem;
+
+/// A set of removed blocks and its cost.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct State {
+    pub(super) set: BlockSet,
+    pub(super) cost: f64,
+}
+
+impl State {
+    /// By cost; by the blocks where costs are equal, so that ties go to the lowest.
+    pub(super) fn order(&self, other: &Self) -> Ordering {
+        let by_cost = self.cost.total_cmp(&other.cost);
+        by_cost.then_with(|| self.set.cmp(&other.set))
+    }
+}
+
+/// A problem, what is known of it, and whom to tell.
+pub(super) struct Measuring<'s, 'o> {
+    pub(super) problem: &'s Problem,
+    pub(super) ledger: &'s mut Ledger<'o>,
+    pub(super) on_step: &'s mut (dyn FnMut(Step) + Send + 's),
+}
+
+impl Measuring<'_, '_> {
+    /// Says that so many sets will be measured.
+    pub(super) fn plan(&mut self, sets: usize) {
+        (self.on_step)(Step::Planned(sets * self.ledger.units()));
+    }
+
+    /// Says that so many planned sets will not be measured after all.
+    pub(super) fn skip(&mut self, sets: usize) {
+        (self.on_step)(Step::Settled(sets * self.ledger.units()));
+    }
+
+    /// Measures sets that were planned; those that are known cost nothing.
+    pub(super) fn measure(&mut self, sets: Vec<BlockSet>) -> Result<Vec<State>> {
+        let target = self.problem.target();
+        let candidates: Vec<_> = sets.iter().map(|set| target.stages(set)).collect();
+        let units = self.ledger.units();
+        let mut unsettled = sets.len() * units;
+        let on_step = &mut self.on_step;
+        let costs = self.ledger.costs(&candidates, &mut |evaluation| {
+            unsettled -= units;
+            on_step(Step::Settled(units));
+            on_step(Step::Evaluated(evaluation.clone()));
+        })?;
+        (self.on_step)(Step::Settled(unsettled));
+        let states = sets.into_iter().zip(costs);
+        Ok(states.map(|(set, cost)| State { set, cost }).collect())
+    }
+
+    /// Announces the blocks of the set that was chosen. Nothing is known of it if nothing was asked.
+    pub(super) fn choose(&mut self, chosen: Option<State>) -> BlockSet {
+        let given = self.problem.given();
+        let Some(State { set, cost }) = chosen else {
+            return given.clone();
+        };
+        let blocks: Vec<_> = set.difference(given).iter().collect();
+        for (n, &block) in blocks.iter().enumerate() {
+            // Parts of the set are sets that may never have been measured.
+            let cost = (n + 1 == blocks.len()).then_some(cost);
+            (self.on_step)(Step::Chosen { block, cost });
+        }
+        set
+    }
+}

@@ -1,0 +1,133 @@
+//! The paper's iteration: a good start, random swaps that may get worse for a while, and all swaps at
+//! the end.
+
+mod annealing;
+mod validation;
+mod walk;
+
+use pdtrim_core::BlockSet;
+
+pub use annealing::Annealing;
+pub use validation::Validation;
+use walk::Walk;
+
+use super::measuring::{Measuring, State};
+use super::{ShortGpt, Sleb, Step, Strategy};
+use crate::error::Result;
+use crate::ledger::Ledger;
+use crate::problem::Problem;
+use crate::race::Racing;
+
+/// Iterative removal with simulated annealing (arXiv:2509.04467, iterative block removal).
+///
+/// Starts from the better of SLEB's and the most redundant (`ShortGPT`'s) choice. Proposes to swap a
+/// removed block for a kept one, any such pair, as [`Annealing`] says. Every cost is remembered, and
+/// the best set ever met counts. At the end all swaps of it are tried, again and again until none is
+/// better: the result is never worse than its start, nor than any set that is one swap away, and ties
+/// go to the lowest blocks. Given blocks are never swapped out.
+///
+/// The paper also replaces two neighbouring blocks by a distilled one; without a repair that trains it,
+/// the [distillation set](crate::CandidateSets) is not used.
+pub struct PdTrim<'v> {
+    annealing: Annealing,
+    racing: Racing,
+    validation: Option<Validation<'v>>,
+}
+
+impl<'v> PdTrim<'v> {
+    /// The search with this annealing; no racing and no validation.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Temperatures`](crate::Error::Temperatures) unless the start temperature is finite, the
+    /// end temperature positive and no higher.
+    pub fn new(annealing: Annealing) -> Result<Self> {
+        annealing.check()?;
+        Ok(Self {
+            annealing,
+            racing: Racing::default(),
+            validation: None,
+        })
+    }
+
+    /// SLEB's choice, one of the two starts, is raced; everything after it is evaluated in full.
+    #[must_use]
+    pub fn with_racing(self, racing: Racing) -> Self {
+        Self { racing, ..self }
+    }
+
+    /// The best sets and both starts are compared on other windows too. What is promised of swaps then
+    /// holds for the best of those sets by their cost in the search, and the result is never worse than
+    /// a start by the mean of both.
+    #[must_use]
+    pub fn with_validation(self, validation: Validation<'v>) -> Self {
+        Self {
+            validation: Some(validation),
+            ..self
+        }
+    }
+
+    /// The sets to start from. The blocks that SLEB chooses on its way are not this search's choice.
+    fn starts(
+        &self,
+        problem: &Problem,
+        ledger: &mut Ledger<'_>,
+        on_step: &mut (dyn FnMut(Step) + Send),
+    ) -> Result<Vec<BlockSet>> {
+        let racing = self.racing;
+        let sleb = Sleb { racing }.search(problem, ledger, &mut |step| {
+            if !matches!(step, Step::Chosen { .. }) {
+                on_step(step);
+            }
+        })?;
+        let most_redundant = ShortGpt.search(problem, ledger, &mut |_| {})?;
+        Ok(vec![sleb, most_redundant])
+    }
+
+    fn choose(
+        &self,
+        problem: &Problem,
+        walk: &Walk<'_, '_>,
+        starts: Vec<State>,
+    ) -> Result<Option<State>> {
+        let Some(validation) = &self.validation else {
+            return Ok(Some(walk.best()));
+        };
+        let mut states = walk.cheapest(validation.among());
+        for start in starts {
+            if !states.contains(&start) {
+                states.push(start);
+            }
+        }
+        validation.choose(problem, states)
+    }
+}
+
+impl Strategy for PdTrim<'_> {
+    fn name(&self) -> &'static str {
+        "pdtrim"
+    }
+
+    fn search(
+        &self,
+        problem: &Problem,
+        ledger: &mut Ledger<'_>,
+        on_step: &mut (dyn FnMut(Step) + Send),
+    ) -> Result<BlockSet> {
+        if problem.count() == problem.given().len() {
+            return Ok(problem.given().clone());
+        }
+        let starts = self.starts(problem, ledger, on_step)?;
+        let measuring = Measuring {
+            problem,
+            ledger,
+            on_step,
+        };
+        let mut walk = Walk::from(measuring, starts)?;
+        let starts = walk.cheapest(usize::MAX);
+        walk.anneal(&self.annealing)?;
+        walk.descend()?;
+        let chosen = self.choose(problem, &walk, starts)?;
+        Ok(walk.into_measuring().choose(chosen))
+    }
+}
