@@ -7,7 +7,9 @@ mod commands;
 mod output;
 mod progress;
 mod run_folder;
+mod scoring;
 mod session;
+mod tables;
 mod trim;
 
 use std::process::ExitCode;

@@ -5,6 +5,9 @@
 #[path = "../../pdtrim-core/tests/support/tiny_checkpoint.rs"]
 mod tiny_checkpoint;
 
+#[path = "cli/sensitivity.rs"]
+mod sensitivity;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -972,6 +975,7 @@ fn completions_name_every_subcommand() {
         "inspect",
         "export",
         "calibrations",
+        "sensitivity",
         "pull",
         "bench",
     ] {
@@ -991,6 +995,7 @@ fn help_reads_as_before() {
         "inspect",
         "export",
         "calibrations",
+        "sensitivity",
         "pull",
         "bench",
         "bench prefill",

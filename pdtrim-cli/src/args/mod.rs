@@ -8,7 +8,9 @@ mod inspect;
 mod logprobs;
 mod model;
 mod plan;
+mod sensitivity;
 mod trim;
+mod windows;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
@@ -24,7 +26,9 @@ pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
 pub(crate) use logprobs::LogprobsArgs;
 pub(crate) use model::{DEFAULT_MODEL, DtypeArg, ModelArgs};
 pub(crate) use plan::PlanArgs;
+pub(crate) use sensitivity::SensitivityArgs;
 pub(crate) use trim::{KvSelectionArg, StrategyArg, TrimArgs, TrimConfig};
+pub(crate) use windows::WindowArgs;
 
 /// Trim Llama-family models for prefill/decode disaggregation.
 ///
@@ -68,6 +72,8 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// How the choice of calibration windows changes the chosen blocks and their losses.
     Calibrations(CalibrationsArgs),
+    /// What each block is worth to each stage: one removed at a time, by loss and by divergence.
+    Sensitivity(Box<SensitivityArgs>),
     /// Fetch a model into the cache.
     Pull(PullArgs),
     /// Measure how fast the stages, a search and an evaluation run on this machine.
