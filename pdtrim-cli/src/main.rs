@@ -9,6 +9,7 @@ mod progress;
 mod run_folder;
 mod scoring;
 mod session;
+mod statistics;
 mod tables;
 mod trim;
 

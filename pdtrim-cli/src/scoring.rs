@@ -81,6 +81,16 @@ impl<'a> Scoring<'a> {
         self.tasks.iter().map(one).collect()
     }
 
+    /// Of everything but the model that scores depend on.
+    pub(crate) fn hash(&self) -> Result<String> {
+        let mut hasher = Sha256::new();
+        hasher.update(self.boundary.to_string());
+        for (prepared, data) in &self.tasks {
+            hasher.update(tokens_hash(prepared, data)?);
+        }
+        Ok(hex(&hasher.finalize()))
+    }
+
     fn one(
         &self,
         prepared: &Prepared,

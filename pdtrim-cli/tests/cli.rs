@@ -5,6 +5,8 @@
 #[path = "../../pdtrim-core/tests/support/tiny_checkpoint.rs"]
 mod tiny_checkpoint;
 
+#[path = "cli/compare.rs"]
+mod compare;
 #[path = "cli/sensitivity.rs"]
 mod sensitivity;
 
@@ -975,6 +977,7 @@ fn completions_name_every_subcommand() {
         "inspect",
         "export",
         "calibrations",
+        "compare",
         "sensitivity",
         "pull",
         "bench",
@@ -995,6 +998,7 @@ fn help_reads_as_before() {
         "inspect",
         "export",
         "calibrations",
+        "compare",
         "sensitivity",
         "pull",
         "bench",

@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibrations;
+mod compare;
 mod eval;
 mod generate;
 mod inspect;
@@ -20,6 +21,7 @@ pub(crate) use bench::{
     MakeBenchArgs, MeasureArgs, PerplexityBenchArgs, PrefillBenchArgs, SearchBenchArgs, TextArgs,
 };
 pub(crate) use calibrations::CalibrationsArgs;
+pub(crate) use compare::{CompareArgs, TargetArg};
 pub(crate) use eval::{BaselineArgs, EvalArgs, GateArgs, ModeArg, ScoreArgs};
 pub(crate) use generate::GenerateArgs;
 pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
@@ -72,6 +74,8 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// How the choice of calibration windows changes the chosen blocks and their losses.
     Calibrations(CalibrationsArgs),
+    /// Strategies, targets and numbers of removed blocks side by side, on held-out windows and tasks.
+    Compare(Box<CompareArgs>),
     /// What each block is worth to each stage: one removed at a time, by loss and by divergence.
     Sensitivity(Box<SensitivityArgs>),
     /// Fetch a model into the cache.

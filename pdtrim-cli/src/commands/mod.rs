@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibrations;
+mod compare;
 mod eval;
 mod export;
 mod generate;
@@ -29,6 +30,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Inspect(args) => inspect::run(&args, progress),
         Command::Export(args) => export::run(&args, progress),
         Command::Calibrations(args) => calibrations::run(&args, progress),
+        Command::Compare(args) => compare::run(&args, progress),
         Command::Sensitivity(args) => sensitivity::run(&args, progress),
         Command::Pull(args) => pull(&args, progress),
         Command::Bench(args) => bench::run(&args, progress),

@@ -6,6 +6,8 @@ mod report;
 mod score;
 mod search;
 
+pub(crate) use search::strategy;
+
 use anyhow::{Context, Result};
 use pdtrim_core::objective::{Calibration, CalibrationLoss, Redundancy, Rows};
 use pdtrim_core::plan::{PLAN_VERSION, PlanCalibration, PlanFile, PlanModel, Repair};

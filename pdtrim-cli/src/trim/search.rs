@@ -3,7 +3,9 @@
 use anyhow::Result;
 use pdtrim_core::objective::{CalibrationLoss, Redundancy};
 use pdtrim_core::{BlockSet, PerStage};
-use pdtrim_search::{Evaluation, Ledger, Problem, Random, ShortGpt, Sleb, Step, Strategy, Target};
+use pdtrim_search::{
+    Evaluation, Ledger, Problem, Racing, Random, ShortGpt, Sleb, Step, Strategy, Target,
+};
 
 use super::Run;
 use crate::args::StrategyArg;
@@ -21,15 +23,18 @@ pub(super) struct Found {
     pub(super) dropped: Vec<usize>,
 }
 
+/// The strategy of that name; every command that searches builds it here.
+pub(crate) fn strategy(kind: StrategyArg, seed: u64, racing: Racing) -> Box<dyn Strategy> {
+    match kind {
+        StrategyArg::Sleb => Box::new(Sleb { racing }),
+        StrategyArg::Shortgpt => Box::new(ShortGpt),
+        StrategyArg::Random => Box::new(Random { seed }),
+    }
+}
+
 pub(super) fn run(run: &Run, loss: &CalibrationLoss<'_>, redundancy: &Redundancy) -> Result<Found> {
     let config = &run.config;
-    let strategy: Box<dyn Strategy> = match config.strategy {
-        StrategyArg::Sleb => Box::new(Sleb {
-            racing: config.racing()?,
-        }),
-        StrategyArg::Shortgpt => Box::new(ShortGpt),
-        StrategyArg::Random => Box::new(Random { seed: config.seed }),
-    };
+    let strategy = strategy(config.strategy, config.seed, config.racing()?);
     let mut ledger = Ledger::resume(loss, &run.folder.journal("search"), &run.fingerprint()?)?;
     let protect_ends = !config.unprotected_ends;
     let problem = Problem::new(
