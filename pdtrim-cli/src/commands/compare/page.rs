@@ -6,7 +6,7 @@ use pdtrim_eval::page::{
 
 use super::config::{Configuration, name};
 use super::report::{Report, Summary};
-use super::table::table;
+use super::table::{columns_explained, table};
 use crate::args::{StrategyArg, TargetArg};
 
 pub(super) fn page(report: &Report) -> Page {
@@ -32,6 +32,7 @@ fn summary(report: &Report) -> Section {
     let text = "Each strategy removes blocks from one set for both stages (unified), or from a set for \
         each stage (pd: decode's includes prefill's; pd-independent: any). All see the same calibration \
         windows, and all are measured on windows that none of them saw.";
+    let text = format!("{text}\n\n{}", columns_explained(report));
     let mut section = Section::new("Summary", text).with(Item::Facts(facts(configuration)));
     for why in report.rows.iter().flat_map(|row| &row.failed) {
         section = section.with(Item::Note(format!("Failed: {why}")));
@@ -124,7 +125,12 @@ fn same_work(report: &Report) -> Section {
     section
 }
 
-fn loss_chart(report: &Report, title: String, x: Axis, series: Vec<LineSeries>) -> Item {
+/// Every line begins with the dense model.
+fn loss_chart(report: &Report, title: String, x: Axis, mut series: Vec<LineSeries>) -> Item {
+    let dense = report.measured.dense.held_out_loss;
+    for line in &mut series {
+        line.points.insert(0, (0.0, dense));
+    }
     let losses = series.iter().flat_map(|series| &series.points);
     let losses: Vec<f64> = losses.map(|point| point.1).collect();
     Item::Lines(LineChart {
@@ -137,7 +143,7 @@ fn loss_chart(report: &Report, title: String, x: Axis, series: Vec<LineSeries>) 
         series,
         references: vec![Reference {
             label: "dense".to_owned(),
-            value: report.measured.dense.held_out_loss,
+            value: dense,
         }],
         ..LineChart::default()
     })

@@ -24,7 +24,7 @@ pub(super) fn table(report: &Report) -> Table {
     columns.extend(shown.average.then(|| Column::number("average %")));
     columns.extend(shown.paper.then(|| Column::number("paper %")));
     columns.extend(["search s", "evaluations", "on windows"].map(Column::number));
-    let mut table = Table::new(caption(report), columns);
+    let mut table = Table::new("", columns);
     table.rows.push(dense(report, shown));
     table
         .rows
@@ -91,8 +91,9 @@ fn cells(row: &Summary, shown: Shown) -> Vec<Cell> {
     cells.extend(shown.average.then(|| spread(row.average, 2)));
     cells.extend(shown.paper.then(|| Cell::number(row.paper, 2)));
     cells.push(spread(row.search_seconds, 1));
-    cells.push(spread(row.evaluations, 0));
-    cells.push(spread(row.window_evaluations, 0));
+    let mean = |spread: Option<Spread>| Cell::number(spread.map(|spread| spread.mean), 0);
+    cells.push(mean(row.evaluations));
+    cells.push(mean(row.window_evaluations));
     cells
 }
 
@@ -107,13 +108,14 @@ fn spread(spread: Option<Spread>, decimals: usize) -> Cell {
 
 /// What the table's columns mean, and what failed.
 pub(super) fn explained(report: &Report) -> String {
-    let mut lines = vec![caption(report)];
+    let mut lines = vec![columns_explained(report)];
     let failed = report.rows.iter().flat_map(|row| &row.failed);
     lines.extend(failed.map(|why| format!("failed: {why}")));
     lines.join("\n")
 }
 
-fn caption(report: &Report) -> String {
+/// What the table's columns mean.
+pub(super) fn columns_explained(report: &Report) -> String {
     let configuration = &report.measured.configuration;
     let held_out = &configuration.held_out;
     let mut text = format!(
