@@ -7,7 +7,10 @@ mod commands;
 mod output;
 mod progress;
 mod run_folder;
+mod scoring;
 mod session;
+mod statistics;
+mod tables;
 mod trim;
 
 use std::process::ExitCode;

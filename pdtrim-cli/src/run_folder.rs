@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub(crate) struct RunFolder {
+    out: PathBuf,
     state: PathBuf,
 }
 
@@ -37,7 +38,15 @@ impl RunFolder {
                 }
             }
         }
-        Ok(Self { state })
+        Ok(Self {
+            out: out.to_owned(),
+            state,
+        })
+    }
+
+    /// Writes a result for the user.
+    pub(crate) fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        Ok(pdtrim_core::write_atomically(&self.out.join(name), bytes)?)
     }
 
     /// Where the journal called `name` is.

@@ -5,6 +5,11 @@
 #[path = "../../pdtrim-core/tests/support/tiny_checkpoint.rs"]
 mod tiny_checkpoint;
 
+#[path = "cli/compare.rs"]
+mod compare;
+#[path = "cli/sensitivity.rs"]
+mod sensitivity;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -1014,6 +1019,8 @@ fn completions_name_every_subcommand() {
         "inspect",
         "export",
         "calibrations",
+        "compare",
+        "sensitivity",
         "pull",
         "bench",
     ] {
@@ -1033,6 +1040,8 @@ fn help_reads_as_before() {
         "inspect",
         "export",
         "calibrations",
+        "compare",
+        "sensitivity",
         "pull",
         "bench",
         "bench prefill",

@@ -73,7 +73,7 @@ mod metric;
 mod mode;
 mod nearest;
 pub mod page;
-mod paper;
+pub mod paper;
 mod pd_scorer;
 mod prepare;
 pub mod regression;

@@ -2,15 +2,17 @@
 
 use serde::Serialize;
 
+use crate::mode::Mode;
+
 /// What the paper reports of a model. None of it was measured by this tool.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(crate) struct Quoted {
+pub struct Quoted {
     /// The model as the paper calls it.
-    pub(crate) model: &'static str,
+    pub model: &'static str,
     /// Where the figures stand.
-    pub(crate) source: &'static str,
+    pub source: &'static str,
     /// Average accuracy in percent, by method.
-    pub(crate) average: &'static [(&'static str, f64)],
+    pub average: &'static [(&'static str, f64)],
 }
 
 const LLAMA_3_1_8B: Quoted = Quoted {
@@ -33,8 +35,31 @@ const LLAMA_2_13B: Quoted = Quoted {
     average: &[("PDTrim, unified", 47.31), ("PDTrim, disaggregated", 49.50)],
 };
 
-/// The figures for the model that the user calls `name`.
-pub(crate) fn of(name: &str) -> Option<Quoted> {
+impl Quoted {
+    /// The average accuracy in percent that the paper gives a strategy in a mode, at the paper's own
+    /// number of removed blocks. It compares one-machine methods with its own disaggregated one, so a
+    /// method's figure without a mode is that of `unified`, and PDTrim's that of `pd`. A variant is its
+    /// method: `shortened-ppl` is `Shortened`.
+    pub fn average_of(&self, strategy: &str, mode: Mode) -> Option<f64> {
+        let (own, setting) = match mode {
+            Mode::Dense => return self.named("dense"),
+            Mode::Unified => (strategy != "pdtrim", "unified"),
+            Mode::Pd | Mode::PdKv => (strategy == "pdtrim", "disaggregated"),
+        };
+        let method = strategy.split('-').next().unwrap_or(strategy);
+        let named = self.named(&format!("{method}, {setting}"));
+        named.or_else(|| own.then(|| self.named(method)).flatten())
+    }
+
+    fn named(&self, name: &str) -> Option<f64> {
+        let mut found = self.average.iter();
+        let found = found.find(|(method, _)| method.eq_ignore_ascii_case(name));
+        found.map(|(_, average)| *average)
+    }
+}
+
+/// The paper's figures for the model that the user calls `name`, if it is one of the paper's.
+pub fn of(name: &str) -> Option<Quoted> {
     let name = name.to_ascii_lowercase().replace(['_', '.'], "-");
     let is = |parts: [&str; 2]| parts.iter().all(|part| name.contains(part));
     if is(["llama-3-1", "8b"]) {
@@ -49,6 +74,22 @@ pub(crate) fn of(name: &str) -> Option<Quoted> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_strategy_has_the_figure_of_the_mode_that_the_paper_measured_it_in() {
+        let large = of("meta-llama/Llama-3.1-8B").unwrap();
+        let found = |strategy, mode| large.average_of(strategy, mode);
+        assert_eq!(found("sleb", Mode::Unified), Some(48.42));
+        assert_eq!(found("sleb", Mode::Pd), None);
+        assert_eq!(found("shortened-ppl", Mode::Unified), Some(53.66));
+        assert_eq!(found("pdtrim", Mode::Pd), Some(62.99));
+        assert_eq!(found("pdtrim", Mode::Unified), None);
+        assert_eq!(found("random", Mode::Unified), None);
+        assert_eq!(found("sleb", Mode::Dense), Some(65.46));
+        let other = of("llama-2-13b").unwrap();
+        assert_eq!(other.average_of("pdtrim", Mode::Unified), Some(47.31));
+        assert_eq!(other.average_of("pdtrim", Mode::Pd), Some(49.50));
+    }
 
     #[test]
     fn only_the_papers_models_have_figures() {

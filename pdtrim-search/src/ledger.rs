@@ -117,6 +117,11 @@ impl<'a> Ledger<'a> {
             .map(|(removed, costs)| (removed, costs.len()))
     }
 
+    /// Number of blocks of the model.
+    pub fn depth(&self) -> usize {
+        self.objective.depth()
+    }
+
     /// Number of units of which a cost is the mean.
     pub fn units(&self) -> usize {
         self.objective.units()

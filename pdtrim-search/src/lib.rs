@@ -14,6 +14,8 @@
 //! [`Racing`] spares a search the windows on which a candidate need not be evaluated, for a stated
 //! probability of choosing another one.
 //!
+//! [`Sensitivity`] removes each block by itself from either stage, and from both: what a search is up against.
+//!
 //! Beside the search stands [`calibration`], which turns a text, a set of items or the model's own
 //! samples into the windows that an objective is measured on; it alone reads data files.
 //!
@@ -38,6 +40,7 @@ mod error;
 mod ledger;
 mod problem;
 mod race;
+mod sensitivity;
 mod stages;
 mod strategy;
 mod toy;
@@ -48,6 +51,7 @@ pub use error::{Error, Result};
 pub use ledger::{Evaluation, Ledger};
 pub use problem::{Problem, Target};
 pub use race::Racing;
+pub use sensitivity::{BlockSensitivity, CostChange, RemovedFrom, Sensitivity};
 pub use stages::StageProblem;
 pub use strategy::{
     Annealing, Beam, Exact, PdTrim, Random, ShortGpt, ShortenedPpl, Sleb, Step, Strategy,

@@ -2,14 +2,17 @@
 
 mod bench;
 mod calibrations;
+mod compare;
 mod eval;
 mod generate;
 mod inspect;
 mod logprobs;
 mod model;
 mod plan;
+mod sensitivity;
 mod strategy;
 mod trim;
+mod windows;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
@@ -19,14 +22,17 @@ pub(crate) use bench::{
     MakeBenchArgs, MeasureArgs, PerplexityBenchArgs, PrefillBenchArgs, SearchBenchArgs, TextArgs,
 };
 pub(crate) use calibrations::CalibrationsArgs;
+pub(crate) use compare::{CompareArgs, TargetArg};
 pub(crate) use eval::{BaselineArgs, EvalArgs, GateArgs, ModeArg, ScoreArgs};
 pub(crate) use generate::GenerateArgs;
 pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
 pub(crate) use logprobs::LogprobsArgs;
 pub(crate) use model::{DEFAULT_MODEL, DtypeArg, ModelArgs};
 pub(crate) use plan::PlanArgs;
+pub(crate) use sensitivity::SensitivityArgs;
 pub(crate) use strategy::StrategyArg;
 pub(crate) use trim::{KvSelectionArg, TrimArgs, TrimConfig};
+pub(crate) use windows::WindowArgs;
 
 /// Trim Llama-family models for prefill/decode disaggregation.
 ///
@@ -70,6 +76,10 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// How the choice of calibration windows changes the chosen blocks and their losses.
     Calibrations(CalibrationsArgs),
+    /// Strategies, targets and numbers of removed blocks side by side, on held-out windows and tasks.
+    Compare(Box<CompareArgs>),
+    /// What each block is worth to each stage: one removed at a time, by loss and by divergence.
+    Sensitivity(Box<SensitivityArgs>),
     /// Fetch a model into the cache.
     Pull(PullArgs),
     /// Measure how fast the stages, a search and an evaluation run on this machine.

@@ -61,6 +61,18 @@ pub(crate) enum StrategyArg {
     Random,
 }
 
+impl StrategyArg {
+    /// The strategy with its default settings.
+    pub(crate) fn with_defaults(self, seed: u64) -> Result<Box<dyn Strategy>> {
+        let config = TrimConfig {
+            strategy: self,
+            seed,
+            ..TrimConfig::default()
+        };
+        config.search_strategy()
+    }
+}
+
 impl StrategyArgs {
     /// Flags win over the file.
     pub(super) fn resolve(self, config: &mut TrimConfig) {

@@ -2,11 +2,13 @@
 
 mod bench;
 mod calibrations;
+mod compare;
 mod eval;
 mod export;
 mod generate;
 mod inspect;
 mod logprobs;
+mod sensitivity;
 
 pub(crate) use eval::{boundaries, hex, load_all, load_tasks, session_info};
 
@@ -28,6 +30,8 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Inspect(args) => inspect::run(&args, progress),
         Command::Export(args) => export::run(&args, progress),
         Command::Calibrations(args) => calibrations::run(&args, progress),
+        Command::Compare(args) => compare::run(&args, progress),
+        Command::Sensitivity(args) => sensitivity::run(&args, progress),
         Command::Pull(args) => pull(&args, progress),
         Command::Bench(args) => bench::run(&args, progress),
         Command::Completions { shell } => {

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::search::Found;
 use super::{Run, prepared_name};
 use crate::commands::{boundaries, hex, session_info};
+use crate::scoring::tokens_hash;
 use crate::session::Bound;
 
 /// Encodes every task once; all modes are measured on the same tokens.
@@ -111,15 +112,7 @@ fn fingerprint(
         run.session.dtype, run.session.device
     ));
     hasher.update(bound.in_force(mode));
-    // The files too: a label that changed is in no request.
-    hasher.update(format!("{:?} {:?}", prepared.task(), data.files()));
-    for request in prepared.requests() {
-        hasher.update(serde_json::to_vec(&(
-            &request.context,
-            &request.continuations,
-        ))?);
-    }
-    hasher.update(format!("{:?}", prepared.generations()));
+    hasher.update(tokens_hash(prepared, data)?);
     Ok(hex(&hasher.finalize()))
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
+use super::divergence::DenseRows;
 use super::stream::{Passage, Split, Stream, last_position, send};
 use super::{Calibration, Objective, OnCost, OnUnitCosts, mean_cost};
 use crate::block::{BlockId, BlockSet};
@@ -24,6 +25,14 @@ pub enum Rows {
     /// Every token of the window after its first, in one pass through the blocks that decode keeps:
     /// what SLEB and one-machine pruning measure.
     All,
+}
+
+/// What is measured of the predictions where windows leave the last block.
+pub(super) enum Measure {
+    /// The targets' negative log-likelihood.
+    Loss,
+    /// How far they are from the dense model's.
+    Divergence(DenseRows),
 }
 
 /// A transfer to measure, and the first block that it treats differently from the base.
@@ -56,7 +65,8 @@ pub(super) struct PromptGroup {
 }
 
 /// Mean negative log-likelihood of the windows' continuation tokens, in nats, rounded to 1e-6 so that
-/// a run on more threads decides the same.
+/// a run on more threads decides the same; or, of [`divergence`](Self::divergence), how far their
+/// predictions are from the dense model's.
 ///
 /// Blocks that only prefill removes keep giving their keys and values (`kv_fill = "project"`), since
 /// prefill is searched with D = ∅.
@@ -65,6 +75,7 @@ pub struct CalibrationLoss<'a> {
     pub(super) calibration: &'a Calibration,
     pub(super) rows: Rows,
     pub(super) boundary: Boundary,
+    pub(super) measure: Measure,
     /// All for the same P, no window in two of them.
     prompt_runs: Mutex<Vec<Arc<PromptRun>>>,
 }
@@ -82,6 +93,7 @@ impl<'a> CalibrationLoss<'a> {
             calibration,
             rows,
             boundary,
+            measure: Measure::Loss,
             prompt_runs: Mutex::new(Vec::new()),
         }
     }
@@ -178,7 +190,7 @@ impl<'a> CalibrationLoss<'a> {
         Ok(streams)
     }
 
-    fn check_length(&self) -> Result<()> {
+    pub(super) fn check_length(&self) -> Result<()> {
         let (tokens, limit) = (
             self.calibration.window_tokens(),
             self.model.dims().context_length,
@@ -251,7 +263,6 @@ impl<'a> CalibrationLoss<'a> {
         report: &Report<'_, '_>,
     ) -> Result<Vec<Vec<f64>>> {
         let passage = self.passage();
-        let windows = self.windows(units);
         let run = self.prompt_run(prefill, units)?;
         let run = &*run;
         let step = |id: BlockId, choice: &DecodeChoice<'_>, streams: &mut Vec<Stream>| {
@@ -276,7 +287,7 @@ impl<'a> CalibrationLoss<'a> {
                 .map(|(stream, group)| group_size(stream, group))
                 .collect();
             let last = run.groups.iter().map(|group| group.last.clone());
-            leave_groups(&passage, &windows, &sizes, last, streams)
+            self.leave_groups(&passage, units, &sizes, last, streams)
         };
         let sweep = Sweep {
             depth: self.depth(),
@@ -298,7 +309,6 @@ impl<'a> CalibrationLoss<'a> {
         report: &Report<'_, '_>,
     ) -> Result<Vec<Vec<f64>>> {
         let passage = self.passage();
-        let windows = self.windows(units);
         let step = |id: BlockId, removed: &PerStage<BlockSet>, streams: &mut Vec<Stream>| {
             for stream in streams {
                 passage.step(id, removed, stream);
@@ -315,7 +325,7 @@ impl<'a> CalibrationLoss<'a> {
                 .iter()
                 .map(|stream| stream.prompt.as_ref().map(last_position))
                 .collect();
-            leave_groups(&passage, &windows, &sizes, last.into_iter(), streams)
+            self.leave_groups(&passage, units, &sizes, last.into_iter(), streams)
         };
         let base = common(candidates);
         let forks = candidates
@@ -331,7 +341,33 @@ impl<'a> CalibrationLoss<'a> {
             step: &step,
             leave: &leave,
         };
-        sweep.run(forks, passage.enter(&windows)?, report)
+        sweep.run(forks, passage.enter(&self.windows(units))?, report)
+    }
+
+    /// The costs of the windows `units`, whose streams come in groups of these sizes.
+    fn leave_groups(
+        &self,
+        passage: &Passage<'_>,
+        units: &[usize],
+        sizes: &[usize],
+        last: impl Iterator<Item = Option<Tensor<2>>>,
+        streams: Vec<Stream>,
+    ) -> Vec<f64> {
+        let mut rest = units;
+        let mut costs = Vec::with_capacity(units.len());
+        for ((size, last), stream) in sizes.iter().zip(last).zip(streams) {
+            let (group, after) = rest.split_at(*size);
+            rest = after;
+            costs.extend(match &self.measure {
+                Measure::Loss => passage.leave(&self.windows(group), last, stream.continuation),
+                Measure::Divergence(dense) => {
+                    let last = last.filter(|_| passage.split.prefill_predicts());
+                    let continuation = stream.continuation.as_ref();
+                    dense.divergence(self.model, group, last.as_ref(), continuation)
+                }
+            });
+        }
+        costs
     }
 }
 
@@ -397,24 +433,6 @@ impl Objective for CalibrationLoss<'_> {
             &report,
         )
     }
-}
-
-/// The costs of `windows`, whose streams come in groups of these sizes.
-fn leave_groups(
-    passage: &Passage<'_>,
-    windows: &[&[u32]],
-    sizes: &[usize],
-    last: impl Iterator<Item = Option<Tensor<2>>>,
-    streams: Vec<Stream>,
-) -> Vec<f64> {
-    let mut rest = windows;
-    let mut costs = Vec::with_capacity(windows.len());
-    for ((size, last), stream) in sizes.iter().zip(last).zip(streams) {
-        let (group, after) = rest.split_at(*size);
-        rest = after;
-        costs.extend(passage.leave(group, last, stream.continuation));
-    }
-    costs
 }
 
 /// Passes costs on to the caller, from whichever thread has one.

@@ -2,8 +2,9 @@
 //!
 //! [`Objective`] is the question that a search asks; it sees sets of blocks and costs, no model.
 //! [`CalibrationLoss`] answers it with a model: the mean negative log-likelihood of continuation
-//! tokens under the PD forward pass.
+//! tokens under the PD forward pass, or the divergence of their predictions from the dense model's.
 
+mod divergence;
 mod loss;
 mod profile;
 mod stream;

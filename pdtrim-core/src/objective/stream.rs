@@ -46,6 +46,11 @@ impl Split {
         }
     }
 
+    /// Whether the first prediction that counts is prefill's.
+    pub(super) fn prefill_predicts(self) -> bool {
+        self.first_target == self.read && self.read > 0
+    }
+
     /// The same, but decode is also fed the last token, whose prediction nobody knows.
     pub(super) fn with_last_token(self) -> Self {
         Self {
@@ -172,7 +177,7 @@ impl Passage<'_> {
                 }
             }
         };
-        let predicted_by_prefill = first_target == read && read > 0;
+        let predicted_by_prefill = self.split.prefill_predicts();
         if predicted_by_prefill {
             let last = last.expect("a prompt that predicts was run");
             let targets: Vec<u32> = windows.iter().map(|window| window[first_target]).collect();

@@ -12,6 +12,8 @@ mod stages;
 mod text;
 mod work;
 
+pub(crate) use work::Stages;
+
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result};

@@ -22,10 +22,10 @@ use crate::session::Session;
 
 /// What is computed and read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub(super) struct Work {
-    pub(super) flops: f64,
-    pub(super) weight_bytes: f64,
-    pub(super) kv_bytes: f64,
+pub(crate) struct Work {
+    pub(crate) flops: f64,
+    pub(crate) weight_bytes: f64,
+    pub(crate) kv_bytes: f64,
 }
 
 impl Work {
@@ -114,7 +114,7 @@ impl Pass {
 
 /// The passes of a model's two stages.
 #[derive(Clone, Copy)]
-pub(super) struct Stages<'a> {
+pub(crate) struct Stages<'a> {
     config: &'a ModelConfig,
     element_bytes: usize,
     boundary: Boundary,
@@ -124,7 +124,7 @@ pub(super) struct Stages<'a> {
 }
 
 impl<'a> Stages<'a> {
-    pub(super) fn new(session: &'a Session, pd: &PdModel<'_>) -> Self {
+    pub(crate) fn new(session: &'a Session, pd: &PdModel<'_>) -> Self {
         let removed = pd.removed();
         let depth = pd.model().dims().n_blocks;
         Self {
@@ -139,7 +139,7 @@ impl<'a> Stages<'a> {
 
     /// Reading `batch` prompts of `tokens` tokens, to the first new token. `sent` positions cross,
     /// summed over blocks, for each prompt.
-    pub(super) fn first_token(self, tokens: usize, batch: usize, sent: usize) -> Work {
+    pub(crate) fn first_token(self, tokens: usize, batch: usize, sent: usize) -> Work {
         match self.boundary {
             Boundary::Prefill => self.prompt(tokens, batch),
             Boundary::Decode => self.prompt(tokens - 1, batch) + self.step(batch, sent, 0),
@@ -147,7 +147,7 @@ impl<'a> Stages<'a> {
     }
 
     /// A mean step of decode among `steps` after the first new token.
-    pub(super) fn later_token(self, batch: usize, sent: usize, steps: usize) -> Work {
+    pub(crate) fn later_token(self, batch: usize, sent: usize, steps: usize) -> Work {
         let own = usize::from(self.boundary == Boundary::Decode);
         let step = |number| self.step(batch, sent, own + number);
         (0..steps).map(step).fold(Work::default(), Work::add) / steps.max(1)

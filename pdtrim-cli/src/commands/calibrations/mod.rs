@@ -3,7 +3,6 @@
 mod domains;
 mod report;
 mod rows;
-mod statistics;
 mod tables;
 
 use anyhow::{Context, Result, ensure};

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::domains::Domain;
 use super::rows::{Comparison, Searched};
-use super::statistics::Spread;
+use crate::statistics::Spread;
 
 /// Everything that one `pdtrim calibrations` found. Losses are mean NLL in nats; lower is better.
 #[derive(Debug, Serialize)]

@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::report::{Agreement, Report};
-use super::statistics::Spread;
+use crate::statistics::Spread;
 
 pub(super) fn render(report: &Report) -> String {
     let parts = [

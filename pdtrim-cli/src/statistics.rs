@@ -4,15 +4,15 @@ use serde::Serialize;
 
 /// Mean and standard deviation of the values of several seeds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Spread {
-    pub(super) mean: f64,
+pub(crate) struct Spread {
+    pub(crate) mean: f64,
     /// With n - 1 below the line; `None` for one value.
-    pub(super) standard_deviation: Option<f64>,
+    pub(crate) standard_deviation: Option<f64>,
 }
 
 impl Spread {
     /// `None` without a value.
-    pub(super) fn of(values: &[f64]) -> Option<Self> {
+    pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let n = values.len() as f64;
         let mean = (!values.is_empty()).then(|| values.iter().sum::<f64>() / n)?;
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();

@@ -1,0 +1,181 @@
+//! What is compared: the configuration that all shards share, and its list of runs.
+
+use std::fmt;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use pdtrim_core::plan::PlanCalibration;
+use pdtrim_core::{Boundary, PerStage};
+use pdtrim_eval::Mode;
+use serde::{Deserialize, Serialize};
+
+use crate::args::{CompareArgs, StrategyArg, TargetArg};
+use crate::session::Session;
+
+/// Everything that every run depends on, and the lists whose combinations are run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Configuration {
+    pub(super) pdtrim_version: String,
+    pub(super) model: String,
+    pub(super) model_sha256: String,
+    pub(super) dtype: String,
+    /// Without its number: shards may run on several devices of a kind.
+    pub(super) device: String,
+    pub(super) strategies: Vec<StrategyArg>,
+    pub(super) targets: Vec<TargetArg>,
+    pub(super) counts: Vec<usize>,
+    pub(super) prefill_share: f64,
+    pub(super) seeds: Vec<u64>,
+    /// The source; each run says what it drew from it.
+    pub(super) calibration: String,
+    pub(super) calibration_items: Option<usize>,
+    pub(super) windows: usize,
+    pub(super) window_tokens: usize,
+    pub(super) held_out: PlanCalibration,
+    pub(super) boundary: Boundary,
+    pub(super) protect_ends: bool,
+    pub(super) tasks: Vec<String>,
+    /// Items of each task that are scored.
+    pub(super) limit: Option<usize>,
+}
+
+impl Configuration {
+    pub(super) fn new(
+        args: &CompareArgs,
+        session: &Session,
+        calibration: &str,
+        held_out: &PlanCalibration,
+        tasks: Vec<String>,
+    ) -> Result<Self> {
+        // `exact` refuses any model of ordinary depth: only where it is asked for.
+        let all = StrategyArg::value_variants().iter().copied();
+        let all: Vec<StrategyArg> = all.filter(|&kind| kind != StrategyArg::Exact).collect();
+        let strategies = match &args.strategies[..] {
+            [] => &all,
+            named => named,
+        };
+        let device = session.device.to_string();
+        Ok(Self {
+            pdtrim_version: env!("CARGO_PKG_VERSION").to_owned(),
+            model: session.name.clone(),
+            model_sha256: session.checkpoint.hash()?,
+            dtype: format!("{:?}", session.dtype).to_lowercase(),
+            device: device.split(':').next().unwrap_or(&device).to_owned(),
+            strategies: each_once(strategies),
+            targets: each_once(&args.targets),
+            counts: each_once(&args.counts),
+            prefill_share: args.prefill_share,
+            seeds: each_once(&args.seeds),
+            calibration: calibration.to_owned(),
+            calibration_items: args.windows.calibration_items.map(Into::into),
+            windows: args.windows.windows.get(),
+            window_tokens: args.windows.window_tokens.get(),
+            held_out: held_out.clone(),
+            boundary: args.boundary,
+            protect_ends: !args.unprotected_ends,
+            tasks,
+            limit: args.limit.map(Into::into),
+        })
+    }
+
+    /// Every row of the table, in its order.
+    pub(super) fn rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for &target in &self.targets {
+            for &count in &self.counts {
+                for &strategy in &self.strategies {
+                    let prefill = match target {
+                        TargetArg::Unified => count,
+                        _ => (count as f64 * self.prefill_share).floor() as usize,
+                    };
+                    rows.push(Row {
+                        strategy,
+                        target,
+                        counts: PerStage {
+                            prefill,
+                            decode: count,
+                        },
+                    });
+                }
+            }
+        }
+        rows
+    }
+
+    /// Every run: the seeds of a row one after the other.
+    pub(super) fn jobs(&self) -> Vec<Job> {
+        let of_row = |row: Row| self.seeds.iter().map(move |&seed| Job { row, seed });
+        self.rows().into_iter().flat_map(of_row).collect()
+    }
+}
+
+/// What a row of the table is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Row {
+    pub(super) strategy: StrategyArg,
+    pub(super) target: TargetArg,
+    /// Blocks to remove.
+    pub(super) counts: PerStage<usize>,
+}
+
+impl Row {
+    pub(super) fn mode(&self) -> Mode {
+        match self.target {
+            TargetArg::Unified => Mode::Unified,
+            TargetArg::Pd | TargetArg::PdIndependent => Mode::Pd,
+        }
+    }
+}
+
+/// One run: a row with one seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Job {
+    #[serde(flatten)]
+    pub(super) row: Row,
+    pub(super) seed: u64,
+}
+
+impl Job {
+    /// Part of the names of what is kept of it.
+    pub(super) fn file_name(&self) -> String {
+        let Row {
+            strategy,
+            target,
+            counts,
+        } = self.row;
+        let (strategy, target) = (name(strategy), name(target));
+        let PerStage { prefill, decode } = counts;
+        format!("{strategy}-{target}-{prefill}-{decode}-seed{}", self.seed)
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Row {
+            strategy,
+            target,
+            counts,
+        } = self.row;
+        write!(f, "{} {} ", name(strategy), name(target))?;
+        if target != TargetArg::Unified {
+            write!(f, "{} + ", counts.prefill)?;
+        }
+        write!(f, "{}, seed {}", counts.decode, self.seed)
+    }
+}
+
+/// The name of a choice on the command line.
+pub(super) fn name(choice: impl ValueEnum + Copy) -> String {
+    let value = choice.to_possible_value();
+    value.map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+fn each_once<T: Copy + PartialEq>(list: &[T]) -> Vec<T> {
+    let mut once = Vec::new();
+    for &item in list {
+        if !once.contains(&item) {
+            once.push(item);
+        }
+    }
+    once
+}

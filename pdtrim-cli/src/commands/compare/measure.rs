@@ -1,0 +1,164 @@
+//! One run: a search, and what its blocks cost on held-out windows and tasks.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use anyhow::{Result, anyhow};
+use pdtrim_core::objective::{CalibrationLoss, Objective, Rows};
+use pdtrim_core::pipeline::{PdModel, SendAll};
+use pdtrim_core::{BlockSet, Boundary, KvFill, PerStage};
+use pdtrim_eval::TaskResult;
+use pdtrim_search::CostChange;
+use pdtrim_search::calibration::CalibrationSet;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::config::{Configuration, Job};
+use super::report::{Dense, Found, Saved, Saving};
+use crate::commands::bench::Stages;
+use crate::commands::hex;
+use crate::progress::Progress;
+use crate::run_folder::RunFolder;
+use crate::scoring::{Scoring, TaskScore};
+use crate::session::Session;
+
+/// What all runs share.
+pub(super) struct Comparison<'a> {
+    pub(super) configuration: &'a Configuration,
+    pub(super) session: &'a Session,
+    pub(super) folder: &'a RunFolder,
+    pub(super) progress: Progress,
+    pub(super) scoring: &'a Scoring<'a>,
+    /// By seed.
+    pub(super) calibration: &'a BTreeMap<u64, CalibrationSet>,
+    pub(super) held_out: &'a CalibrationSet,
+    pub(super) baseline: OnceCell<Baseline>,
+}
+
+/// The dense model on what every run is measured on.
+pub(super) struct Baseline {
+    /// On each held-out window.
+    losses: Vec<f64>,
+    results: Vec<TaskResult>,
+}
+
+impl Comparison<'_> {
+    pub(super) fn dense(&self) -> Result<Dense> {
+        let baseline = self.baseline()?;
+        Ok(Dense {
+            held_out_loss: pdtrim_core::objective::mean_cost(&baseline.losses),
+            tasks: TaskScore::of(&baseline.results, None),
+        })
+    }
+
+    /// The run, or what an earlier one kept of it.
+    pub(super) fn run(&self, job: Job) -> Result<Found> {
+        let set = self.calibration.get(&job.seed);
+        let set = set.ok_or_else(|| anyhow!("seed {} is not in the list of seeds", job.seed))?;
+        let name = format!("run-{}", job.file_name());
+        let fingerprint = self.fingerprint(set, &json!([job, self.scoring.hash()?]))?;
+        if let Some(found) = self.folder.kept(&name, &fingerprint) {
+            self.progress
+                .say(&format!("{job}: kept from an earlier run"));
+            return Ok(found);
+        }
+        let found = self.measure(job, set)?;
+        self.folder.keep(&name, &fingerprint, &found)?;
+        self.progress.say(&format!(
+            "{job}: held-out loss {:.4} ({:+.4})",
+            found.held_out.cost, found.held_out.rise
+        ));
+        Ok(found)
+    }
+
+    fn measure(&self, job: Job, set: &CalibrationSet) -> Result<Found> {
+        let loss = self.loss(set);
+        let (removed, search) = self.search(job, set, &loss)?;
+        let dense = PerStage::dense(self.session.depth());
+        let baseline = self.baseline()?;
+        let own = CostChange::paired(&unit_costs(&loss, &dense)?, &unit_costs(&loss, &removed)?);
+        let held_out = unit_costs(&self.loss(self.held_out), &removed)?;
+        let results = self.scoring.score(&removed)?;
+        Ok(Found {
+            removed: PerStage {
+                prefill: removed.prefill.to_indices(),
+                decode: removed.decode.to_indices(),
+            },
+            calibration: set.about.clone(),
+            on_calibration: own,
+            held_out: CostChange::paired(&baseline.losses, &held_out),
+            saved: self.saved(&removed)?,
+            search,
+            tasks: TaskScore::of(&results, Some(&baseline.results)),
+        })
+    }
+
+    fn loss<'s>(&'s self, set: &'s CalibrationSet) -> CalibrationLoss<'s> {
+        let (model, boundary) = (&self.session.model, self.configuration.boundary);
+        CalibrationLoss::new(model, &set.calibration, Rows::Continuation, boundary)
+    }
+
+    fn baseline(&self) -> Result<&Baseline> {
+        if let Some(known) = self.baseline.get() {
+            return Ok(known);
+        }
+        let dense = PerStage::dense(self.session.depth());
+        let losses = unit_costs(&self.loss(self.held_out), &dense)?;
+        let results = self.scoring.score(&dense)?;
+        Ok(self.baseline.get_or_init(|| Baseline { losses, results }))
+    }
+
+    /// The work that the removed blocks were, for a prompt as long as a window's and a step of decode.
+    fn saved(&self, removed: &PerStage<BlockSet>) -> Result<Saved> {
+        let prompt = self.held_out.calibration.prompt_tokens();
+        let work = |removed: PerStage<BlockSet>| -> Result<(f64, f64)> {
+            let model = &self.session.model;
+            // Where the boundary stands changes neither the blocks of a stage nor what they take.
+            let boundary = Boundary::Prefill;
+            let pd = PdModel::new(model, removed, KvFill::Project, boundary, &SendAll)?;
+            let stages = Stages::new(self.session, &pd);
+            let step = stages.later_token(1, 0, 1);
+            Ok((stages.first_token(prompt, 1, 0).flops, step.weight_bytes))
+        };
+        let (flops, bytes) = work(PerStage::dense(self.session.depth()))?;
+        let (flops_left, bytes_left) = work(removed.clone())?;
+        let saving = |of: f64, left: f64| Saving {
+            amount: of - left,
+            share: 1.0 - left / of,
+        };
+        Ok(Saved {
+            prefill_flops: saving(flops, flops_left),
+            decode_weight_bytes: saving(bytes, bytes_left),
+        })
+    }
+
+    /// What `about` depends on.
+    pub(super) fn fingerprint(
+        &self,
+        set: &CalibrationSet,
+        about: &serde_json::Value,
+    ) -> Result<String> {
+        let configuration = self.configuration;
+        let about = json!({
+            "pdtrim": configuration.pdtrim_version,
+            "model": configuration.model_sha256,
+            "dtype": configuration.dtype,
+            "device": configuration.device,
+            "calibration": set.about,
+            "held_out": configuration.held_out,
+            "boundary": configuration.boundary,
+            "protect_ends": configuration.protect_ends,
+            "of": about,
+        });
+        Ok(hex(&Sha256::digest(serde_json::to_vec(&about)?)))
+    }
+}
+
+/// The cost on each window, by itself: candidates of one call share what they are measured from.
+fn unit_costs(loss: &CalibrationLoss<'_>, removed: &PerStage<BlockSet>) -> Result<Vec<f64>> {
+    let units: Vec<usize> = (0..loss.units()).collect();
+    let one = std::slice::from_ref(removed);
+    let mut costs = loss.unit_costs(one, &units, &mut |_, _| ControlFlow::Continue(()))?;
+    Ok(costs.swap_remove(0))
+}

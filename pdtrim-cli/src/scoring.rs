@@ -1,0 +1,164 @@
+//! Tasks scored with some blocks removed; each finished score is kept in the run's folder.
+
+use std::num::NonZeroUsize;
+
+use anyhow::Result;
+use pdtrim_core::pipeline::{PdModel, SendAll};
+use pdtrim_core::{BlockSet, Boundary, KvFill, PerStage};
+use pdtrim_eval::{Dataset, Difference, Execution, Metric, PdScorer, Prepared, Task, TaskResult};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::commands::hex;
+use crate::progress::Progress;
+use crate::run_folder::RunFolder;
+use crate::session::Session;
+
+/// A task's first metric.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TaskScore {
+    pub(crate) task: String,
+    #[serde(flatten)]
+    pub(crate) metric: Metric,
+    pub(crate) items: usize,
+    /// On the same items; absent for the dense model itself.
+    pub(crate) difference_to_dense: Option<Difference>,
+}
+
+impl TaskScore {
+    /// The first metric of each task; `dense` are the dense model's results on the same tasks.
+    pub(crate) fn of(results: &[TaskResult], dense: Option<&[TaskResult]>) -> Vec<Self> {
+        let score = |(n, result): (usize, &TaskResult)| {
+            let metric = *result.summary.metrics.first()?;
+            let own = result.samples(metric.name);
+            let dense = dense.map(|dense| dense[n].samples(metric.name));
+            Some(Self {
+                task: result.summary.task.clone(),
+                metric,
+                items: result.summary.items,
+                difference_to_dense: dense.and_then(|dense| own.difference(&dense)),
+            })
+        };
+        results.iter().enumerate().filter_map(score).collect()
+    }
+}
+
+/// Tasks encoded for a model.
+pub(crate) struct Scoring<'a> {
+    session: &'a Session,
+    folder: &'a RunFolder,
+    progress: Progress,
+    boundary: Boundary,
+    tasks: Vec<(Prepared, Dataset)>,
+}
+
+impl<'a> Scoring<'a> {
+    pub(crate) fn new(
+        session: &'a Session,
+        (folder, progress): (&'a RunFolder, Progress),
+        boundary: Boundary,
+        tasks: Vec<(Task, Dataset)>,
+        limit: Option<NonZeroUsize>,
+    ) -> Result<Self> {
+        let dense = PdModel::dense(&session.model, boundary);
+        let scorer = PdScorer::new(dense, &session.tokenizer);
+        let prepare = |(task, data): (Task, Dataset)| {
+            Ok((Prepared::new(&task, &data, &scorer, limit)?, data))
+        };
+        let tasks = tasks.into_iter().map(prepare).collect::<Result<_>>()?;
+        Ok(Self {
+            session,
+            folder,
+            progress,
+            boundary,
+            tasks,
+        })
+    }
+
+    /// Every task with `removed` and all KV sent.
+    pub(crate) fn score(&self, removed: &PerStage<BlockSet>) -> Result<Vec<TaskResult>> {
+        let one = |(prepared, data): &_| self.one(prepared, data, removed);
+        self.tasks.iter().map(one).collect()
+    }
+
+    /// Of everything but the model that scores depend on.
+    pub(crate) fn hash(&self) -> Result<String> {
+        let mut hasher = Sha256::new();
+        hasher.update(self.boundary.to_string());
+        for (prepared, data) in &self.tasks {
+            hasher.update(tokens_hash(prepared, data)?);
+        }
+        Ok(hex(&hasher.finalize()))
+    }
+
+    fn one(
+        &self,
+        prepared: &Prepared,
+        data: &Dataset,
+        removed: &PerStage<BlockSet>,
+    ) -> Result<TaskResult> {
+        let fingerprint = self.fingerprint(prepared, data, removed)?;
+        let task = prepared.task().name();
+        let name = format!("{}-{}", task.replace(['/', '\\'], "_"), &fingerprint[..16]);
+        let name = format!("score-{name}");
+        if let Some(result) = self.folder.kept(&name, &fingerprint) {
+            return Ok(result);
+        }
+        let (p, d) = (&removed.prefill, &removed.decode);
+        let step = self.progress.step(
+            &format!("score {task} without {p} / {d}"),
+            prepared.tokens(),
+        );
+        let model = PdModel::new(
+            &self.session.model,
+            removed.clone(),
+            KvFill::Project,
+            self.boundary,
+            &SendAll,
+        )?;
+        let scorer = PdScorer::new(model, &self.session.tokenizer)
+            .with_stop(&self.session.model.config().eos_token_ids);
+        let progress = |at: pdtrim_eval::Progress| step.set_done(at.tokens_done);
+        let execution = Execution {
+            progress: Some(&progress),
+            ..Execution::default()
+        };
+        let result = prepared.evaluate(&scorer, &execution)?;
+        self.folder.keep(&name, &fingerprint, &result)?;
+        Ok(result)
+    }
+
+    fn fingerprint(
+        &self,
+        prepared: &Prepared,
+        data: &Dataset,
+        removed: &PerStage<BlockSet>,
+    ) -> Result<String> {
+        let session = self.session;
+        let about = format!(
+            "{} {} {:?} {} {} {removed:?} {}",
+            env!("CARGO_PKG_VERSION"),
+            session.checkpoint.hash()?,
+            session.dtype,
+            session.device,
+            self.boundary,
+            tokens_hash(prepared, data)?
+        );
+        Ok(hex(&Sha256::digest(about.as_bytes())))
+    }
+}
+
+/// What of a task a score depends on: the task, its files (a label that changed is in no request) and
+/// the tokens.
+pub(crate) fn tokens_hash(prepared: &Prepared, data: &Dataset) -> Result<String> {
+    let mut hasher = Sha256::new();
+    hasher.update(format!("{:?} {:?}", prepared.task(), data.files()));
+    for request in prepared.requests() {
+        hasher.update(serde_json::to_vec(&(
+            &request.context,
+            &request.continuations,
+        ))?);
+    }
+    hasher.update(format!("{:?}", prepared.generations()));
+    Ok(hex(&hasher.finalize()))
+}

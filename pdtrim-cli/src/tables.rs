@@ -1,0 +1,21 @@
+//! A page's table on a terminal: what a command prints is what its page shows.
+
+use comfy_table::{CellAlignment, Table as Text, presets};
+use pdtrim_eval::page::{Align, Table};
+
+/// The table as text, without its caption; missing cells are dashes.
+pub(crate) fn plain(table: &Table) -> String {
+    let mut text = Text::new();
+    text.load_style(presets::NOTHING);
+    text.set_header(table.columns.iter().map(|column| column.name.clone()));
+    for row in &table.rows {
+        let cell = |n: usize| row.get(n).and_then(|cell| cell.text()).unwrap_or("-");
+        text.add_row((0..table.columns.len()).map(|n| cell(n).to_owned()));
+    }
+    for (column, shown) in table.columns.iter().zip(text.column_iter_mut()) {
+        if column.align == Align::Number {
+            shown.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    text.trim_fmt()
+}
