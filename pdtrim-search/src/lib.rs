@@ -11,6 +11,8 @@
 //! [`Racing`] spares a search the windows on which a candidate need not be evaluated, for a stated
 //! probability of choosing another one.
 //!
+//! [`repair`] makes up for what was removed; it alone sees the model's hidden states.
+//!
 //! Beside the search stands [`calibration`], which turns a text, a set of items or the model's own
 //! samples into the windows that an objective is measured on; it alone reads data files.
 //!
@@ -34,6 +36,7 @@ mod error;
 mod ledger;
 mod problem;
 mod race;
+pub mod repair;
 mod stages;
 mod strategy;
 mod toy;

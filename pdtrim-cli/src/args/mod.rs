@@ -24,7 +24,7 @@ pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
 pub(crate) use logprobs::LogprobsArgs;
 pub(crate) use model::{DEFAULT_MODEL, DtypeArg, ModelArgs};
 pub(crate) use plan::PlanArgs;
-pub(crate) use trim::{KvSelectionArg, StrategyArg, TrimArgs, TrimConfig};
+pub(crate) use trim::{KvSelectionArg, RepairArg, StrategyArg, TrimArgs, TrimConfig};
 
 /// Trim Llama-family models for prefill/decode disaggregation.
 ///

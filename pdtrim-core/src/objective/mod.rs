@@ -5,6 +5,7 @@
 //! tokens under the PD forward pass.
 
 mod loss;
+mod mlp_pass;
 mod profile;
 mod stream;
 
@@ -15,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::stage::PerStage;
 
 pub use loss::{CalibrationLoss, Rows, TransferCandidate};
+pub use mlp_pass::{MapMlp, MlpPass, StatesAfter};
 pub use profile::{AttentionProfile, Redundancy};
 
 /// Called with a candidate's index and cost as soon as it is known; [`ControlFlow::Break`] stops the rest.

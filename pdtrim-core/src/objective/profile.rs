@@ -55,11 +55,11 @@ impl CalibrationLoss<'_> {
     ///
     /// [`Error::TokenOutOfRange`](crate::Error::TokenOutOfRange).
     pub fn redundancy(&self) -> Result<Redundancy> {
-        let depth = self.model.dims().n_blocks;
+        let depth = self.model().dims().n_blocks;
         let dense = PerStage::dense(depth);
         let split = Split::new(self.calibration, self.rows, self.boundary).with_last_token();
         let passage = Passage {
-            model: self.model,
+            models: self.models,
             split,
         };
         let mut means = PerStage::both(vec![Mean::default(); depth]);
@@ -95,7 +95,7 @@ impl CalibrationLoss<'_> {
         let passage = self.passage();
         let units = self.all_units();
         let run = self.prompt_run(&removed.prefill, &units)?;
-        let mut sums: Vec<Option<Vec<f64>>> = vec![None; self.model.dims().n_blocks];
+        let mut sums: Vec<Option<Vec<f64>>> = vec![None; self.model().dims().n_blocks];
         let mut streams = self.continuations(&passage, &units)?;
         let fed = streams.iter().filter_map(|stream| {
             let [batch, seq, _] = stream.continuation.as_ref()?.dims();
@@ -112,8 +112,8 @@ impl CalibrationLoss<'_> {
                     None => BlockCache::with_capacity(0),
                 };
                 let start = crate::cache::TokenPosition(passage.split.read);
-                let asked = self.model.queries(id, hidden.clone(), start);
-                let hidden = self.model.run_block(id, hidden, start, &mut cache);
+                let asked = self.model().queries(id, hidden.clone(), start);
+                let hidden = self.model().run_block(id, hidden, start, &mut cache);
                 stream.continuation = Some(hidden);
                 let mass = attention_by_position(asked, cache.keys(), passage.split.read);
                 match &mut sums[id.index()] {
