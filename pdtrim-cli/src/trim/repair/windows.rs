@@ -80,7 +80,11 @@ fn draw(
     taken: &[&Calibration],
     progress: Progress,
 ) -> Result<CalibrationSet> {
-    let asked = wanted.windows;
+    let WindowDraw {
+        windows: asked,
+        seed,
+        ..
+    } = wanted;
     loop {
         let drawn = calibration::draw_disjoint(session, corpus, &wanted, taken, progress);
         let error = match drawn {
@@ -102,11 +106,17 @@ fn draw(
                 | Error::TooFewDisjoint { .. }
                 | Error::Objective(pdtrim_core::Error::CalibrationText { .. })
         );
+        // Seed 0 leaves no slots of a text to others; what is taken is left out all the same.
+        if is_short && wanted.seed != 0 {
+            wanted.seed = 0;
+            continue;
+        }
         if is_asked || !is_short || wanted.windows == 1 {
             let hint = "name another source with --repair-calibration, or fewer --repair-tokens";
             let context = format!("cannot draw repair windows from {} ({hint})", corpus.name());
             return Err(anyhow!(error)).context(context);
         }
         wanted.windows /= 2;
+        wanted.seed = seed;
     }
 }
