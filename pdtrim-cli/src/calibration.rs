@@ -3,7 +3,9 @@
 use std::cell::OnceCell;
 
 use anyhow::{Context, Result};
+use pdtrim_core::objective::Calibration;
 use pdtrim_search::calibration::{CalibrationSet, Corpus, ModelWithTokenizer, WindowDraw};
+use pdtrim_search::repair;
 
 use crate::progress::Progress;
 use crate::session::Session;
@@ -15,16 +17,39 @@ pub(crate) fn draw(
     wanted: &WindowDraw,
     progress: Progress,
 ) -> Result<CalibrationSet> {
+    let drawn = with_model(session, wanted, progress, |model| {
+        corpus.draw(model, wanted)
+    });
+    drawn.with_context(|| format!("cannot draw calibration windows from {}", corpus.name()))
+}
+
+/// As [`draw`], windows that share no text with those in `taken`.
+pub(crate) fn draw_disjoint(
+    session: &Session,
+    corpus: &Corpus,
+    wanted: &WindowDraw,
+    taken: &[&Calibration],
+    progress: Progress,
+) -> pdtrim_search::Result<CalibrationSet> {
+    with_model(session, wanted, progress, |model| {
+        repair::draw_disjoint(corpus, model, wanted, taken)
+    })
+}
+
+fn with_model<T>(
+    session: &Session,
+    wanted: &WindowDraw,
+    progress: Progress,
+    draw: impl FnOnce(&ModelWithTokenizer<'_>) -> T,
+) -> T {
     let step = OnceCell::new();
     let total = wanted.windows * wanted.window_tokens;
-    let model = ModelWithTokenizer {
+    draw(&ModelWithTokenizer {
         model: &session.model,
         tokenizer: &session.tokenizer,
         on_sampled: &|tokens| {
             step.get_or_init(|| progress.step("sample calibration tokens", total))
                 .set_done(tokens);
         },
-    };
-    let drawn = corpus.draw(&model, wanted);
-    drawn.with_context(|| format!("cannot draw calibration windows from {}", corpus.name()))
+    })
 }

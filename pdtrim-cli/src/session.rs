@@ -8,10 +8,12 @@ use pdtrim_core::checkpoint::Checkpoint;
 use pdtrim_core::checkpoint::hub::fetch_dataset_file;
 use pdtrim_core::checkpoint::source::{ModelSource, PullEvent, SourceSettings};
 use pdtrim_core::device::{DeviceSpec, available_memory};
-use pdtrim_core::model::Llama;
+use pdtrim_core::model::{BlockModel, Llama};
 use pdtrim_core::pipeline::PdModel;
+use pdtrim_core::repair::RepairWeights;
 use pdtrim_core::{
-    BlockList, BlockSet, Boundary, Bytes, KvFill, KvPlan, PerStage, Plan, TokenSpan, Tokenizer,
+    BlockList, BlockSet, Boundary, Bytes, KvFill, KvPlan, PerStage, Plan, Stage, TokenSpan,
+    Tokenizer,
 };
 use pdtrim_eval::{HubFile, Mode};
 use pdtrim_kv::FirstLast;
@@ -140,6 +142,7 @@ pub(crate) struct Bound {
     kv_fill: KvFill,
     transfer: FirstLast,
     send_all: FirstLast,
+    repaired: Repaired,
     pub(crate) boundary: Boundary,
     pub(crate) plan: Option<(PathBuf, Plan)>,
 }
@@ -157,6 +160,7 @@ impl Bound {
                 plan.kv().clone(),
                 boundary,
             );
+            bound.repaired = Repaired::read(&plan, path, session)?;
             bound.plan = Some((path.clone(), plan));
             return Ok(bound);
         }
@@ -194,9 +198,15 @@ impl Bound {
             kv_fill,
             transfer: FirstLast::new(kv),
             send_all,
+            repaired: Repaired::default(),
             boundary,
             plan: None,
         }
+    }
+
+    /// The same with repaired weights.
+    pub(crate) fn with_repaired(self, repaired: Repaired) -> Self {
+        Self { repaired, ..self }
     }
 
     /// Whether the plan leaves the model as it is.
@@ -212,8 +222,12 @@ impl Bound {
         } else {
             Vec::new()
         };
+        let repair = match &self.repaired.sha256 {
+            Some(sha256) if mode != Mode::Dense => format!(" repair {sha256}"),
+            _ => String::new(),
+        };
         format!(
-            "P {} D {} {:?} {kv:?}",
+            "P {} D {} {:?} {kv:?}{repair}",
             removed.prefill, removed.decode, self.kv_fill
         )
     }
@@ -240,13 +254,65 @@ impl Bound {
             &self.send_all
         };
         let removed = self.removed(mode);
-        Ok(PdModel::new(
-            &session.model,
+        let repaired = self.repaired.models(session);
+        let models = match mode {
+            Mode::Dense => PerStage::both(&session.model as &dyn BlockModel),
+            Mode::Unified => PerStage::both(repaired.decode),
+            Mode::Pd | Mode::PdKv => repaired,
+        };
+        Ok(PdModel::per_stage(
+            models,
             removed,
             self.kv_fill,
             boundary,
             transfer,
         )?)
+    }
+}
+
+/// What a repair makes of the model in each stage; the model itself where it changes nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Repaired {
+    stages: PerStage<Option<Llama>>,
+    sha256: Option<String>,
+}
+
+impl Repaired {
+    /// The model with the weights of a file that has this hash.
+    pub(crate) fn new(weights: &RepairWeights, sha256: &str, model: &Llama) -> Self {
+        Self {
+            stages: PerStage {
+                prefill: weights.apply(model, Stage::Prefill),
+                decode: weights.apply(model, Stage::Decode),
+            },
+            sha256: Some(sha256.to_owned()),
+        }
+    }
+
+    fn read(plan: &Plan, path: &Path, session: &Session) -> Result<Self> {
+        let Some(file) = &plan.file().repair_file else {
+            return Ok(Self::default());
+        };
+        let weights = RepairWeights::of_plan(plan, path, session.model.config());
+        let weights = weights.with_context(|| format!("cannot use the plan {}", path.display()))?;
+        Ok(Self::new(&weights, &file.sha256, &session.model))
+    }
+
+    /// Each stage's model.
+    pub(crate) fn models<'a>(&'a self, session: &'a Session) -> PerStage<&'a dyn BlockModel> {
+        let model = |stage| match self.stages.of(stage) {
+            Some(repaired) => repaired as &dyn BlockModel,
+            None => &session.model,
+        };
+        PerStage {
+            prefill: model(Stage::Prefill),
+            decode: model(Stage::Decode),
+        }
+    }
+
+    /// Hash of the file that has the weights, if there are any.
+    pub(crate) fn sha256(&self) -> Option<&str> {
+        self.sha256.as_deref()
     }
 }
 

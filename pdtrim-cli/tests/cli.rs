@@ -390,6 +390,105 @@ fn every_strategy_and_selection_makes_a_plan_that_the_other_commands_take() {
 }
 
 #[test]
+fn a_repaired_plan_is_run_and_exported_with_its_own_weights() {
+    let place = Place::new();
+    let words = (0..6000_u64).map(|n| format!("w{} ", (n * n * 31 + n / 7) % 90 + 2));
+    place.file("notes.txt", words.collect::<String>());
+    let more = ["--calibration", "notes.txt", "--repair", "linear"];
+    let (table, notes) = said(&mut place.trim(&more));
+    assert!(
+        table.contains("linear repair") && table.contains("held-out"),
+        "{table}"
+    );
+    // 8192 tokens are more than there are.
+    assert!(notes.contains("no more that are free"), "{notes}");
+    let plan = read(&place.path("out/plan.toml"));
+    let parsed: toml::Value = toml::from_str(&plan).unwrap();
+    assert_eq!(parsed["repair"].as_str(), Some("linear"));
+    let name = parsed["repair_file"]["name"].as_str().unwrap();
+    assert_eq!(name, "repair.safetensors");
+    assert_eq!(
+        parsed["repair_calibration"]["source"].as_str(),
+        Some("notes.txt")
+    );
+    assert!(read(&place.path("out/report.html")).contains("fitted by ridge regression"));
+
+    let (again, notes) = said(&mut place.trim(&more));
+    assert_eq!(again, table);
+    assert!(
+        notes.contains("reusing the repair") && notes.contains("reused 8 of 8"),
+        "{notes}"
+    );
+    assert_eq!(read(&place.path("out/plan.toml")), plan);
+
+    place.file("prompt", "5 6 7 8 9 10 11 12");
+    place.file("continuation", "20 21 22");
+    let logprobs = |plan: &str| {
+        let words = [
+            "logprobs", "--model", "model", "--plan", plan, "--ids", "--json",
+        ];
+        let files = [
+            "--prompt-file",
+            "prompt",
+            "--continuation-file",
+            "continuation",
+        ];
+        place.json(&[&words[..], &files].concat())["logprobs"].clone()
+    };
+    let (head, tail) = plan.split_once("[repair_file]").unwrap();
+    let (_, tail) = tail.split_once("\n\n").unwrap();
+    let unrepaired = head.replace("repair = \"linear\"", "repair = \"none\"") + tail;
+    place.file("out/unrepaired.toml", unrepaired);
+    assert_ne!(logprobs("out/plan.toml"), logprobs("out/unrepaired.toml"));
+    place.stdout(&[
+        "generate",
+        "w5 w6",
+        "--model",
+        "model",
+        "--plan",
+        "out/plan.toml",
+        "--max-new-tokens",
+        "4",
+    ]);
+
+    let export = [
+        "export",
+        "out/plan.toml",
+        "--stage",
+        "decode",
+        "--out",
+        "stage",
+    ];
+    place.stdout(&export);
+    let config: Value = serde_json::from_str(&read(&place.path("stage/config.json"))).unwrap();
+    assert_eq!(config["pdtrim"]["repair"], "linear");
+    assert!(
+        !config["pdtrim"]["repaired_blocks"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+
+    fs::write(place.path("out/repair.safetensors"), "no").unwrap();
+    let again = [&export[..], &["--force"]].concat();
+    let error = place.failure(&again);
+    assert!(
+        error.contains("repair.safetensors") && error.contains("sha256:"),
+        "{error}"
+    );
+    fs::remove_file(place.path("out/repair.safetensors")).unwrap();
+    let error = place.failure(&[
+        "generate",
+        "w5",
+        "--model",
+        "model",
+        "--plan",
+        "out/plan.toml",
+    ]);
+    assert!(error.contains("repair.safetensors"), "{error}");
+}
+
+#[test]
 fn logprobs_of_a_plan_file_are_those_of_the_same_plan_spelled_out() {
     let place = Place::new();
     place.file("prompt", "5 6 7, 8 9 10 11 12 13 14");
@@ -837,6 +936,11 @@ fn bad_input_gets_one_error_that_says_what_was_expected_and_exit_code_1() {
             &trim,
             &["--calibration-items", "4"],
             &["bundled prose", "no items"],
+        ),
+        (
+            &trim,
+            &["--repair", "linear", "--repair-tokens", "99999"],
+            &["bundled prose", "--repair-calibration"],
         ),
         (
             &trim,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::block::BlockSet;
 use crate::checkpoint::gguf::GgufError;
+use crate::model::ModelDims;
 use crate::stage::Stage;
 
 /// Result with this crate's [`Error`].
@@ -204,6 +205,14 @@ pub enum Error {
         /// Blocks of the set.
         found: usize,
     },
+    /// The two stages are to run models that do not fit together.
+    #[error("prefill's model is {prefill:?}, decode's is {decode:?}: both need the same sizes")]
+    StageModels {
+        /// Prefill's.
+        prefill: ModelDims,
+        /// Decode's.
+        decode: ModelDims,
+    },
     /// A plan made for another model.
     #[error(
         "the plan is for model {} ({expected}), this is {} ({found})",
@@ -227,6 +236,36 @@ pub enum Error {
         expected: u32,
         /// The version in the file.
         found: u32,
+    },
+    /// A plan whose repair and repair file do not go together.
+    #[error("the plan's repair: expected {expected}, found `{found}`")]
+    PlanRepair {
+        /// What a plan has there.
+        expected: &'static str,
+        /// What this one has.
+        found: String,
+    },
+    /// A repair file is not the one that the plan was made with.
+    #[error("{}: the plan needs the repair {expected}, this file is {found}", path.display())]
+    RepairHash {
+        /// The file.
+        path: PathBuf,
+        /// Hash in the plan.
+        expected: String,
+        /// Hash of the file.
+        found: String,
+    },
+    /// A repair file holds a tensor that the plan has no use for.
+    #[error("{}: tensor `{tensor}`: expected {expected}, found {found}", path.display())]
+    RepairTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What a repair of this plan holds.
+        expected: String,
+        /// What this one is.
+        found: String,
     },
     /// A block stands in two groups of a KV plan.
     #[error("block {block} stands in more than one [[kv]] group of the plan")]

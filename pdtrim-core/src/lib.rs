@@ -6,7 +6,7 @@
 //!   any Burn model can take part;
 //! - [`pipeline`] is the PD forward pass: prefill, a [`pipeline::CacheTransfer`], decode;
 //! - [`objective`] measures J(P, D), the loss that a search minimises, on calibration windows;
-//! - [`plan`] is the file that says what each stage keeps.
+//! - [`plan`] is the file that says what each stage keeps, and [`repair`] the weights beside it.
 //!
 //! This crate knows nothing of the command line, of printing, of search strategies or of benchmarks.
 //! `burn-import`, where older guides look for weights, is a forwarder today: weights go through
@@ -38,6 +38,7 @@ pub mod model;
 pub mod objective;
 pub mod pipeline;
 pub mod plan;
+pub mod repair;
 pub mod stage;
 pub mod testing;
 mod text;

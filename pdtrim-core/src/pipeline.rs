@@ -16,7 +16,7 @@ use crate::block::{BlockId, BlockSet};
 use crate::cache::{KvCache, TokenPosition};
 use crate::error::{Error, Result};
 use crate::kernels::{TokenScore, on_pool};
-use crate::model::{BlockModel, token_tensor};
+use crate::model::{BlockModel, stage_dims, token_tensor};
 use crate::plan::check_removed;
 use crate::stage::{Boundary, KvFill, PerStage, Stage};
 use crate::units::Bytes;
@@ -121,7 +121,7 @@ pub struct Generation {
 /// A model with its two stages.
 #[derive(Clone)]
 pub struct PdModel<'a> {
-    model: &'a dyn BlockModel,
+    models: PerStage<&'a dyn BlockModel>,
     removed: PerStage<BlockSet>,
     kv_fill: KvFill,
     boundary: Boundary,
@@ -133,7 +133,7 @@ impl<'a> PdModel<'a> {
     pub fn dense(model: &'a dyn BlockModel, boundary: Boundary) -> Self {
         let removed = PerStage::dense(model.dims().n_blocks);
         Self {
-            model,
+            models: PerStage::both(model),
             removed,
             kv_fill: KvFill::Nested,
             boundary,
@@ -153,7 +153,22 @@ impl<'a> PdModel<'a> {
         boundary: Boundary,
         transfer: &'a dyn CacheTransfer,
     ) -> Result<Self> {
-        let depth = model.dims().n_blocks;
+        Self::per_stage(PerStage::both(model), removed, kv_fill, boundary, transfer)
+    }
+
+    /// As [`new`](Self::new) with weights of its own for each stage, as a repair makes them.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), and [`Error::StageModels`] for models of different sizes.
+    pub fn per_stage(
+        models: PerStage<&'a dyn BlockModel>,
+        removed: PerStage<BlockSet>,
+        kv_fill: KvFill,
+        boundary: Boundary,
+        transfer: &'a dyn CacheTransfer,
+    ) -> Result<Self> {
+        let depth = stage_dims(models)?.n_blocks;
         for (field, set) in [
             ("removed.prefill", &removed.prefill),
             ("removed.decode", &removed.decode),
@@ -168,7 +183,7 @@ impl<'a> PdModel<'a> {
         }
         check_removed(&removed, kv_fill)?;
         Ok(Self {
-            model,
+            models,
             removed,
             kv_fill,
             boundary,
@@ -176,9 +191,14 @@ impl<'a> PdModel<'a> {
         })
     }
 
-    /// The model.
+    /// The model that each stage runs: the same for both unless a repair tells them apart.
+    pub fn models(&self) -> PerStage<&'a dyn BlockModel> {
+        self.models
+    }
+
+    /// Decode's model; prefill's has the same sizes and is on the same device.
     pub fn model(&self) -> &'a dyn BlockModel {
-        self.model
+        self.models.decode
     }
 
     /// Who computes the first new token's logits.
@@ -262,7 +282,7 @@ impl<'a> PdModel<'a> {
         start: TokenPosition,
         cache: &mut KvCache,
     ) -> Result<Tensor<3>> {
-        Ok(self.run_ids(stage, token_tensor(self.model, rows)?, start, cache))
+        Ok(self.run_ids(stage, token_tensor(self.model(), rows)?, start, cache))
     }
 
     /// As [`run`](Self::run), for token ids `[batch, seq]` that are on the device and known to be valid.
@@ -273,16 +293,17 @@ impl<'a> PdModel<'a> {
         start: TokenPosition,
         cache: &mut KvCache,
     ) -> Tensor<3> {
-        on_pool(self.model.device(), || {
-            let mut hidden = self.model.embed(ids, start);
-            for id in (0..self.model.dims().n_blocks).map(BlockId::new) {
+        let model = *self.models.of(stage);
+        on_pool(model.device(), || {
+            let mut hidden = model.embed(ids, start);
+            for id in (0..model.dims().n_blocks).map(BlockId::new) {
                 let Some(block) = cache.block_mut(id) else {
                     continue;
                 };
                 if !self.removed.of(stage).contains(id) {
-                    hidden = self.model.run_block(id, hidden, start, block);
+                    hidden = model.run_block(id, hidden, start, block);
                 } else if self.kv_fill == KvFill::Project {
-                    self.model.project_kv(id, hidden.clone(), start, block);
+                    model.project_kv(id, hidden.clone(), start, block);
                 }
             }
             hidden
@@ -290,7 +311,7 @@ impl<'a> PdModel<'a> {
     }
 
     fn check_length(&self, tokens: usize) -> Result<()> {
-        let limit = self.model.dims().context_length;
+        let limit = self.model().dims().context_length;
         if tokens > limit {
             Err(Error::ContextLength { tokens, limit })
         } else {

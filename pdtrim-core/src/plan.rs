@@ -57,6 +57,18 @@ pub enum Repair {
     /// Nothing.
     #[default]
     None,
+    /// A linear map of the MLP's output in the block before each removed run.
+    Linear,
+}
+
+/// The file beside the plan that holds the repaired weights; see [`repair`](crate::repair).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepairFile {
+    /// Its name, in the plan's own folder.
+    pub name: String,
+    /// `sha256:` and the hash of its bytes.
+    pub sha256: String,
 }
 
 /// A figure that was measured with the plan, kept so that a reader need not run it again.
@@ -110,6 +122,12 @@ pub struct PlanFile {
     /// Windows of the search; absent from a plan written by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<PlanCalibration>,
+    /// Where the repaired weights are; there if and only if something was repaired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair_file: Option<RepairFile>,
+    /// Windows that the repair was fitted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair_calibration: Option<PlanCalibration>,
     /// Blocks whose KV is trimmed; the others send every prompt position.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kv: Vec<KvGroup>,
@@ -143,7 +161,7 @@ impl Plan {
     /// # Errors
     ///
     /// [`Error::PlanVersion`], [`Error::BlockOutOfRange`], [`Error::AllBlocksRemoved`],
-    /// [`Error::NotNested`] or [`Error::KvBlockTwice`].
+    /// [`Error::NotNested`], [`Error::PlanRepair`] or [`Error::KvBlockTwice`].
     pub fn new(file: PlanFile) -> Result<Self> {
         if file.version != PLAN_VERSION {
             return Err(Error::PlanVersion {
@@ -158,6 +176,7 @@ impl Plan {
             decode: set(&file.removed.decode)?,
         };
         check_removed(&removed, file.kv_fill)?;
+        check_repair(&file)?;
         let kv = KvPlan::from_groups(depth, &file.kv)?;
         Ok(Self { file, removed, kv })
     }
@@ -234,6 +253,30 @@ impl Plan {
             found_name: name.to_owned(),
             found: hash.to_owned(),
         })
+    }
+}
+
+/// A repair has a file, in the plan's own folder, and without a repair there is none.
+fn check_repair(file: &PlanFile) -> Result<()> {
+    let refused = |expected, found: &str| {
+        let found = found.to_owned();
+        Err(Error::PlanRepair { expected, found })
+    };
+    match (file.repair, &file.repair_file) {
+        (Repair::None, None) => Ok(()),
+        (Repair::None, Some(file)) => refused(
+            "no [repair_file] in a plan with repair = \"none\"",
+            &file.name,
+        ),
+        (Repair::Linear, None) => refused("a [repair_file] with its name and sha256", "none"),
+        (Repair::Linear, Some(file)) => {
+            let name = Path::new(&file.name);
+            if name.file_name() == Some(name.as_os_str()) {
+                Ok(())
+            } else {
+                refused("the name of a file in the plan's own folder", &file.name)
+            }
+        }
     }
 }
 

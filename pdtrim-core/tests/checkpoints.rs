@@ -16,11 +16,12 @@ use burn::tensor::{DType, Device};
 use gguf_writer::GgufWriter;
 use pdtrim_core::checkpoint::{Checkpoint, seeded};
 use pdtrim_core::config::{Architecture, RopeScaling};
-use pdtrim_core::model::Llama;
+use pdtrim_core::model::{Llama, MlpOutput};
 use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Rows};
 use pdtrim_core::pipeline::{PdModel, SendAll};
+use pdtrim_core::repair::{RepairWeights, StageRepair};
 use pdtrim_core::testing::{TinyModel, tiny_config};
-use pdtrim_core::{BlockSet, Boundary, Error, KvFill, PerStage, TokenScore};
+use pdtrim_core::{BlockId, BlockSet, Boundary, Error, KvFill, PerStage, Stage, TokenScore};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use tiny_checkpoint::{
@@ -263,9 +264,16 @@ fn an_exported_stage_is_the_model_without_its_blocks() {
         let model = tiny(architecture);
         write_folder(&source, &model);
         let removed = BlockSet::from_indices(5, [1, 3]).unwrap();
+        let none = StageRepair::new();
         let checkpoint = Checkpoint::open(&source).unwrap();
         let report = checkpoint
-            .export(&removed, DType::F32, json!({"stage": "decode"}), &out)
+            .export(
+                &removed,
+                &none,
+                DType::F32,
+                json!({"stage": "decode"}),
+                &out,
+            )
             .unwrap();
         assert_eq!(report.blocks, 3);
         let loaded = load(&out);
@@ -279,7 +287,7 @@ fn an_exported_stage_is_the_model_without_its_blocks() {
         let again = folder.path().join("again");
         Checkpoint::open(&source)
             .unwrap()
-            .export(&BlockSet::empty(5), DType::F32, Value::Null, &again)
+            .export(&BlockSet::empty(5), &none, DType::F32, Value::Null, &again)
             .unwrap();
         assert_eq!(
             scores(&load(&again), BlockSet::empty(5)),
@@ -292,10 +300,10 @@ fn an_exported_stage_is_the_model_without_its_blocks() {
         fs::write(index, r#"{"weight_map": {"x": "old.safetensors"}}"#).unwrap();
         let about = json!({"stage": "decode"});
         checkpoint
-            .export(&removed, DType::F32, about.clone(), &out)
+            .export(&removed, &none, DType::F32, about.clone(), &out)
             .unwrap();
         assert_eq!(load(&out).config().n_blocks, 3);
-        let onto_itself = checkpoint.export(&removed, DType::F32, about, &source);
+        let onto_itself = checkpoint.export(&removed, &none, DType::F32, about, &source);
         assert!(
             matches!(onto_itself, Err(Error::Export { .. })),
             "{onto_itself:?}"
@@ -305,6 +313,66 @@ fn an_exported_stage_is_the_model_without_its_blocks() {
         assert_eq!(config["pdtrim"]["stage"], "decode");
         assert_eq!(fs::read_dir(&out).unwrap().count(), 5, "no stray files");
     }
+}
+
+/// Other output layers for blocks 0 and 2 of decode.
+fn repair(model: &Llama) -> RepairWeights {
+    let mut weights = RepairWeights::default();
+    for block in [0, 2] {
+        let id = BlockId::new(block);
+        weights.insert(Stage::Decode, id, model.down_proj(id).mul_scalar(-1.3));
+    }
+    weights
+}
+
+#[test]
+fn an_exported_repaired_stage_is_the_repaired_model_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, out) = (folder.path().join("source"), folder.path().join("out"));
+    write_folder(&source, &tiny(Architecture::Llama));
+    let removed = BlockSet::from_indices(5, [1, 3]).unwrap();
+    for dtype in [DType::F32, DType::BF16] {
+        // In the element type of the export: norms are f32 in memory as long as the file has them so.
+        let narrow = folder.path().join(format!("{dtype:?}"));
+        let none = (BlockSet::empty(5), StageRepair::new());
+        Checkpoint::open(&source)
+            .unwrap()
+            .export(&none.0, &none.1, dtype, Value::Null, &narrow)
+            .unwrap();
+        let checkpoint = Checkpoint::open(&narrow).unwrap();
+        let model = checkpoint.load(dtype, &Device::flex()).unwrap();
+        let weights = repair(&tiny(Architecture::Llama));
+        let repaired = weights.apply(&model, Stage::Decode).unwrap();
+        let layers = weights.of(Stage::Decode);
+        checkpoint
+            .export(&removed, layers, dtype, Value::Null, &out)
+            .unwrap();
+        let exported = Checkpoint::open(&out).unwrap();
+        let exported = exported.load(dtype, &Device::flex()).unwrap();
+        let expected = scores(&repaired, removed.clone());
+        assert_eq!(scores(&exported, BlockSet::empty(3)), expected, "{dtype:?}");
+        assert_ne!(scores(&model, removed.clone()), expected);
+    }
+}
+
+#[test]
+fn a_model_read_block_by_block_is_repaired_like_one_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    write_folder(folder.path(), &tiny(Architecture::Llama));
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let held = checkpoint.load(DType::F32, &Device::flex()).unwrap();
+    let streamed = checkpoint
+        .load_streamed(DType::F32, &Device::flex())
+        .unwrap();
+    let weights = repair(&held);
+    let repaired = |model: &Llama| {
+        let repaired = weights.apply(model, Stage::Decode).unwrap();
+        scores(&repaired, BlockSet::empty(5))
+    };
+    assert_eq!(repaired(&streamed), repaired(&held));
+    // The model that it was made of is as it was.
+    let dense = |model: &Llama| scores(model, BlockSet::empty(5));
+    assert_eq!(dense(&streamed), dense(&held));
 }
 
 /// A change to a good folder and what the error must name.

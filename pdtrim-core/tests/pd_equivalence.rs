@@ -224,6 +224,37 @@ proptest! {
     }
 
     #[test]
+    fn each_stage_runs_its_own_model(
+        window in tokens(12..20), other in 50_u64..60, sets in (removed(), removed()), boundary in boundaries(),
+    ) {
+        let models = [build((Architecture::Llama, 1)), build((Architecture::Llama, other))];
+        let stages = |prefill, decode| PerStage::<&dyn BlockModel> { prefill, decode };
+        let mixed = stages(&models[0], &models[1]);
+        let removed = PerStage { decode: sets.0.union(&sets.1), prefill: sets.0 };
+        prop_assume!(removed.decode.len() < DEPTH);
+        let pd = |stages| PdModel::per_stage(stages, removed.clone(), KvFill::Nested, boundary, &SendAll).unwrap();
+        let half = window.len() / 2;
+        let (prompt, continuation) = window.split_at(half);
+        let found = score(&pd(mixed), prompt, continuation);
+
+        // The objective runs the same.
+        let calibration = Calibration::new(vec![window.clone()], half).unwrap();
+        let loss = CalibrationLoss::per_stage(mixed, &calibration, Rows::Continuation, boundary).unwrap();
+        let mean = -found.iter().map(|token| f64::from(token.logprob)).sum::<f64>() / found.len() as f64;
+        prop_assert!((loss.cost_with(&removed, &SendAll).unwrap() - mean).abs() < 1e-4);
+
+        // The boundary's stage alone has a say in a first token that its own model predicts.
+        let one_model = |n: usize| score(&pd(stages(&models[n], &models[n])), prompt, continuation);
+        if boundary == Boundary::Prefill {
+            assert_same(&found[..1], &one_model(0)[..1]);
+        }
+        let greedy = pd(mixed).generate_greedy(prompt, 3, &[], |_| {}).unwrap().tokens;
+        let all_greedy = score(&pd(mixed), prompt, &greedy);
+        prop_assert!(all_greedy.iter().all(|token| token.greedy));
+        prop_assert_ne!(found, one_model(0));
+    }
+
+    #[test]
     fn costs_of_single_windows_add_up_to_the_cost_to_the_bit(
         model in models(), windows in proptest::collection::vec(tokens(14..15), 2..7),
         sets in proptest::collection::vec((removed(), removed()), 2..4), same_prefill in any::<bool>(),
@@ -427,4 +458,40 @@ fn what_cannot_be_run_is_refused() {
     let other = PerStage::dense(DEPTH + 1);
     let refused = PdModel::new(&model, other, KvFill::Nested, Boundary::Prefill, &SendAll);
     assert!(matches!(refused, Err(Error::Depth { .. })));
+}
+
+#[test]
+fn stages_with_models_of_different_sizes_are_refused() {
+    let mut config = tiny_config(Architecture::Llama);
+    config.n_blocks = 4;
+    let (five, four) = (
+        TinyModel::default().build(),
+        TinyModel {
+            config,
+            ..TinyModel::default()
+        }
+        .build(),
+    );
+    let stages = PerStage::<&dyn BlockModel> {
+        prefill: &five,
+        decode: &four,
+    };
+    let refused = PdModel::per_stage(
+        stages,
+        PerStage::dense(5),
+        KvFill::Nested,
+        Boundary::Prefill,
+        &SendAll,
+    );
+    assert!(matches!(
+        refused.map(|_| ()),
+        Err(Error::StageModels { .. })
+    ));
+    let calibration = Calibration::new(vec![vec![1; 8]], 4).unwrap();
+    let refused =
+        CalibrationLoss::per_stage(stages, &calibration, Rows::Continuation, Boundary::Prefill);
+    assert!(matches!(
+        refused.map(|_| ()),
+        Err(Error::StageModels { .. })
+    ));
 }

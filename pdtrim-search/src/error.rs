@@ -103,6 +103,49 @@ pub enum Error {
         /// Most sets that are tried.
         limit: usize,
     },
+    /// A ridge that is no weight.
+    #[error("the ridge of a linear repair must be a finite number of at least 0, found {found}")]
+    Ridge {
+        /// The number given.
+        found: f64,
+    },
+    /// Hidden states from which no repair can be computed.
+    #[error(
+        "the hidden states do not determine a linear repair with a ridge of {ridge}: they are not \
+            finite, or there are fewer tokens than features; expected a larger ridge or more tokens"
+    )]
+    NoRepair {
+        /// The ridge.
+        ridge: f64,
+    },
+    /// Windows of two purposes share text.
+    #[error(
+        "window {first_window} of {first} and window {second_window} of {second} share text: a fit, \
+            the choice of blocks and the report need windows of their own"
+    )]
+    WindowsOverlap {
+        /// What the first is for.
+        first: String,
+        /// Its number, from 0.
+        first_window: usize,
+        /// What the second is for.
+        second: String,
+        /// Its number, from 0.
+        second_window: usize,
+    },
+    /// Too few windows share no text with those taken already.
+    #[error(
+        "{source_name}: {expected} windows are needed that share no text with those that choose the \
+            blocks and report on them, found {found}"
+    )]
+    TooFewDisjoint {
+        /// The source.
+        source_name: String,
+        /// Windows asked for.
+        expected: usize,
+        /// Windows that can be used.
+        found: usize,
+    },
     /// The table of redundancies is for another model.
     #[error("redundancy is given for {found} blocks, the model has {expected}")]
     RedundancyLength {

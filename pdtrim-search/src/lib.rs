@@ -16,6 +16,8 @@
 //!
 //! [`Sensitivity`] removes each block by itself from either stage, and from both: what a search is up against.
 //!
+//! [`repair`] makes up for what was removed; it alone sees the model's hidden states.
+//!
 //! Beside the search stands [`calibration`], which turns a text, a set of items or the model's own
 //! samples into the windows that an objective is measured on; it alone reads data files.
 //!
@@ -40,6 +42,7 @@ mod error;
 mod ledger;
 mod problem;
 mod race;
+pub mod repair;
 mod sensitivity;
 mod stages;
 mod strategy;

@@ -69,6 +69,17 @@ pub(crate) struct TrimArgs {
     /// How blocks for KV trimming are chosen [default: loss].
     #[arg(long, value_enum)]
     pub(crate) kv_selection: Option<KvSelectionArg>,
+    /// What makes up for the removed blocks: linear fits the block before each removed run, for each
+    /// stage, and adds no weights [default: none].
+    #[arg(long, value_enum)]
+    pub(crate) repair: Option<RepairArg>,
+    /// Tokens of each stage that the repair is fitted on; none of them chooses blocks or reports the
+    /// result [default: 8192, or half as many and so on where the source has fewer].
+    #[arg(long, value_name = "N")]
+    pub(crate) repair_tokens: Option<NonZeroUsize>,
+    /// Where those windows come from [default: what --calibration says].
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) repair_calibration: Option<CalibrationSource>,
     /// Tasks, separated by commas [default: those with bundled data].
     #[arg(long, value_delimiter = ',')]
     pub(crate) tasks: Option<Vec<String>>,
@@ -87,6 +98,15 @@ pub(crate) struct TrimArgs {
     /// Print the results object instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RepairArg {
+    /// Nothing.
+    None,
+    /// A ridge regression, folded into the MLP's output layer.
+    Linear,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +159,11 @@ pub(crate) struct TrimConfig {
     pub(crate) boundary: Boundary,
     pub(crate) kv_factor: f64,
     pub(crate) kv_selection: KvSelectionArg,
+    pub(crate) repair: RepairArg,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) repair_tokens: Option<NonZeroUsize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) repair_calibration: Option<CalibrationSource>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tasks: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -179,6 +204,9 @@ impl Default for TrimConfig {
             boundary: Boundary::Prefill,
             kv_factor: 2.0,
             kv_selection: KvSelectionArg::Loss,
+            repair: RepairArg::None,
+            repair_tokens: None,
+            repair_calibration: None,
             tasks: None,
             data: None,
             limit: None,
@@ -223,6 +251,10 @@ impl TrimConfig {
         set(&mut config.boundary, args.boundary);
         set(&mut config.kv_factor, args.kv_factor);
         set(&mut config.kv_selection, args.kv_selection);
+        set(&mut config.repair, args.repair);
+        set(&mut config.repair_tokens, args.repair_tokens.map(Some));
+        let source = args.repair_calibration;
+        set(&mut config.repair_calibration, source.map(Some));
         set(&mut config.tasks, args.tasks.map(Some));
         set(&mut config.data, args.data.map(Some));
         set(&mut config.limit, args.limit.map(Some));

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use pdtrim_core::checkpoint::Checkpoint;
+use pdtrim_core::repair::{RepairWeights, StageRepair};
 use pdtrim_core::{BlockSet, Plan, Stage};
 use serde_json::{Value, json};
 
@@ -24,14 +25,15 @@ pub(crate) fn run(args: &ExportArgs, progress: Progress) -> Result<()> {
     };
     check_folder(&args.out, args.force)?;
     let checkpoint = Checkpoint::open(&session::fetch(&model, args.offline, progress)?)?;
-    let (removed, about) = match &plan {
+    let (removed, repaired, about) = match &plan {
         None => {
             ensure!(
                 args.stage.is_none(),
                 "--stage needs a plan: {} is a model",
                 args.source
             );
-            (BlockSet::empty(checkpoint.config().n_blocks), Value::Null)
+            let none = BlockSet::empty(checkpoint.config().n_blocks);
+            (none, StageRepair::default(), Value::Null)
         }
         Some(plan) => {
             let hash = checkpoint.hash()?;
@@ -41,10 +43,15 @@ pub(crate) fn run(args: &ExportArgs, progress: Progress) -> Result<()> {
                 bail!("a plan has two stages: name one with --stage prefill or --stage decode")
             };
             let removed = plan.removed().of(stage).clone();
-            (removed.clone(), about(plan, stage, &removed))
+            let weights =
+                RepairWeights::of_plan(plan, Path::new(&args.source), checkpoint.config());
+            let weights =
+                weights.with_context(|| format!("cannot use the plan {}", args.source))?;
+            let about = about(plan, stage, &removed, weights.of(stage));
+            (removed, weights.of(stage).clone(), about)
         }
     };
-    let report = checkpoint.export(&removed, args.dtype.dtype(), about, &args.out)?;
+    let report = checkpoint.export(&removed, &repaired, args.dtype.dtype(), about, &args.out)?;
     output::result(&format!(
         "{}: {} blocks, {} of weights",
         args.out.display(),
@@ -68,7 +75,7 @@ fn check_folder(folder: &Path, force: bool) -> Result<()> {
 }
 
 /// What a reader of the exported `config.json` needs to know of the plan.
-fn about(plan: &Plan, stage: Stage, removed: &BlockSet) -> Value {
+fn about(plan: &Plan, stage: Stage, removed: &BlockSet, repaired: &StageRepair) -> Value {
     let file = plan.file();
     json!({
         "stage": stage.to_string(),
@@ -77,6 +84,8 @@ fn about(plan: &Plan, stage: Stage, removed: &BlockSet) -> Value {
         "method": file.method,
         "removed_blocks": removed.to_indices(),
         "kept_blocks": removed.complement().to_indices(),
+        "repair": file.repair,
+        "repaired_blocks": repaired.keys().map(|id| id.index()).collect::<Vec<_>>(),
         "kv": plan.kv().to_groups(),
     })
 }

@@ -2,12 +2,13 @@
 
 use anyhow::Result;
 use pdtrim_core::journal::Journal;
-use pdtrim_core::objective::CalibrationLoss;
+use pdtrim_core::objective::{CalibrationLoss, Rows};
 use pdtrim_core::{BlockSet, PerStage};
 use pdtrim_kv::{KvChoice, KvSearch, PositionTarget, search};
 
 use super::Run;
 use crate::args::{KvSelectionArg, TrimConfig};
+use crate::session::Repaired;
 
 /// Name of the way in which blocks are chosen, as plans have it.
 pub(super) fn method(config: &TrimConfig) -> &'static str {
@@ -20,7 +21,7 @@ pub(super) fn method(config: &TrimConfig) -> &'static str {
 /// The KV plan for the factor asked for over the scored prompts; `None` if all KV is to be sent.
 pub(super) fn run(
     run: &Run,
-    loss: &CalibrationLoss<'_>,
+    repaired: &Repaired,
     removed: &PerStage<BlockSet>,
     lengths: &[usize],
 ) -> Result<Option<KvChoice>> {
@@ -29,12 +30,17 @@ pub(super) fn run(
         return Ok(None);
     }
     let target = PositionTarget::new(config.kv_factor, lengths.to_vec())?;
+    let repair = repaired.sha256();
+    let repair = repair.map_or_else(String::new, |sha256| format!(" repair {sha256}"));
     let fingerprint = format!(
-        "{} P {} D {}",
+        "{} P {} D {}{repair}",
         run.fingerprint()?,
         removed.prefill,
         removed.decode
     );
+    let models = repaired.models(&run.session);
+    let (rows, boundary) = (Rows::Continuation, config.boundary);
+    let loss = &CalibrationLoss::per_stage(models, &run.calibration, rows, boundary)?;
     let (journal, known) = Journal::resume(&run.folder.journal("kv"), &fingerprint)?;
     if !known.is_empty() {
         run.progress.say(&format!(

@@ -2,6 +2,7 @@
 //! the run's folder, so that the same command goes on where a kill stopped it and reuses the rest.
 
 mod kv;
+mod repair;
 mod report;
 mod score;
 mod search;
@@ -42,12 +43,14 @@ struct Run {
     tasks: Vec<(Task, Dataset)>,
     calibration: Calibration,
     about_calibration: PlanCalibration,
+    repair: Option<repair::Windows>,
 }
 
 /// What the run measured and chose.
 struct Measured {
     redundancy: Redundancy,
     search: search::Found,
+    repair: Option<repair::Repair>,
     kv: Option<pdtrim_kv::KvChoice>,
     scores: EvalReport,
     plan: Plan,
@@ -77,10 +80,14 @@ impl Run {
             config.data.as_deref(),
             Part::Calibration,
         )?;
+        let repair = repair::Sources::read(&config)?;
         let folder = RunFolder::open(&config.out, force)?;
         let session = Session::open(&config.model_args(), progress)?.for_long_work();
         let set = calibration::draw(&session, &corpus, &config.window_draw(), progress)?;
+        let selection = &set.calibration;
+        let repair = repair.map(|sources| sources.draw(&session, &config, selection, progress));
         Ok(Self {
+            repair: repair.transpose()?,
             config,
             progress,
             folder,
@@ -124,6 +131,11 @@ impl Run {
         let redundancy = loss.redundancy()?;
         let search = search::run(self, &loss, &redundancy)?;
         let removed = &search.removed;
+        let windows = self.repair.as_ref();
+        let repair = windows.map(|windows| repair::run(self, windows, removed));
+        let (repair, repaired) = repair.transpose()?.flatten().unzip();
+        // From here on everything is measured with the weights that the plan will have.
+        let repaired = repaired.unwrap_or_default();
 
         let dense = Bound::new(
             PerStage::dense(self.session.depth()),
@@ -133,17 +145,19 @@ impl Run {
         );
         let prepared = score::prepare(self, &dense)?;
         let prompt_lengths = score::prompt_lengths(&prepared, config.boundary);
-        let kv = kv::run(self, &loss, removed, &prompt_lengths)?;
+        let kv = kv::run(self, &repaired, removed, &prompt_lengths)?;
         let kv_plan = kv
             .as_ref()
             .map_or_else(|| self.send_all(), |choice| choice.plan.clone());
 
-        let bound = Bound::new(removed.clone(), config.kv_fill(), kv_plan, config.boundary);
+        let bound = Bound::new(removed.clone(), config.kv_fill(), kv_plan, config.boundary)
+            .with_repaired(repaired);
         let scores = score::run(self, &bound, &prepared)?;
-        let plan = self.plan(&search, kv.as_ref(), &scores)?;
+        let plan = self.plan(&search, repair.as_ref(), kv.as_ref(), &scores)?;
         Ok(Measured {
             redundancy,
             search,
+            repair,
             kv,
             scores,
             plan,
@@ -158,6 +172,7 @@ impl Run {
     fn plan(
         &self,
         search: &search::Found,
+        repair: Option<&repair::Repair>,
         kv: Option<&pdtrim_kv::KvChoice>,
         scores: &EvalReport,
     ) -> Result<Plan> {
@@ -173,7 +188,7 @@ impl Run {
             race_error: config.race_error,
             boundary: config.boundary,
             kv_fill: config.kv_fill(),
-            repair: Repair::None,
+            repair: repair.map_or(Repair::None, |_| Repair::Linear),
             kv_method: kv
                 .map(|_| kv::method(config).to_owned())
                 .unwrap_or_default(),
@@ -184,8 +199,10 @@ impl Run {
             },
             removed: indices,
             calibration: Some(self.about_calibration.clone()),
+            repair_file: repair.map(|repair| repair.file.clone()),
+            repair_calibration: repair.map(|repair| repair.about.clone()),
             kv: kv.map(|choice| choice.plan.to_groups()).unwrap_or_default(),
-            scores: score::plan_scores(config.boundary, search, kv, scores),
+            scores: score::plan_scores(config.boundary, search, repair, kv, scores),
         };
         Plan::new(file).context("the search made a plan that is not valid; this is a bug")
     }

@@ -7,26 +7,32 @@ use pdtrim_eval::page::{
 };
 use pdtrim_search::Evaluation;
 
+use super::repair::Repair;
 use super::{Measured, Run};
 
 pub(super) fn page(run: &Run, measured: &Measured) -> Page {
     Page {
         title: format!("{}, trimmed for disaggregation", run.session.name),
         subtitle: subtitle(run, measured),
-        sections: vec![
-            summary_section(run, measured),
-            measured.scores.modes_section(),
-            blocks_section(measured),
-            search_section(measured),
-            traffic_section(run, measured),
-            plan_section(measured),
-        ],
+        sections: [
+            Some(summary_section(run, measured)),
+            Some(measured.scores.modes_section()),
+            Some(blocks_section(measured)),
+            Some(search_section(measured)),
+            measured.repair.as_ref().map(Repair::section),
+            Some(traffic_section(run, measured)),
+            Some(plan_section(measured)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
     }
 }
 
 /// What was chosen and where it lies, in a few lines.
 pub(super) fn summary(run: &Run, measured: &Measured) -> String {
     let search = &measured.search;
+    let repair = measured.repair.as_ref();
     let mut costs = format!(
         "mean NLL on the calibration windows: dense {:.3}, pd {:.3}",
         search.cost_dense, search.cost
@@ -35,6 +41,10 @@ pub(super) fn summary(run: &Run, measured: &Measured) -> String {
         "prefill without blocks {}; decode without blocks {}",
         search.removed.prefill, search.removed.decode
     )];
+    if let Some(repair) = repair {
+        costs = format!("{costs}, repaired {:.3}", repair.found.cost);
+        lines.push(repair.summary());
+    }
     if let Some(kv) = &measured.kv {
         costs = format!("{costs}, pd+kv {:.3}", kv.cost);
         lines.push(format!(
@@ -45,8 +55,9 @@ pub(super) fn summary(run: &Run, measured: &Measured) -> String {
     }
     lines.push(costs);
     let out = run.config.out.display();
+    let file = repair.map_or_else(String::new, |repair| format!(", {}", repair.file.name));
     lines.push(format!(
-        "{out}: plan.toml, results.json, results.csv, report.html"
+        "{out}: plan.toml{file}, results.json, results.csv, report.html"
     ));
     lines.join("\n")
 }

@@ -6,6 +6,7 @@ use pdtrim_core::plan::PlanScore;
 use pdtrim_eval::{Dataset, EvalReport, Execution, Mode, PdScorer, Prepared, RunInfo, TaskResult};
 use sha2::{Digest, Sha256};
 
+use super::repair::Repair;
 use super::search::Found;
 use super::{Run, prepared_name};
 use crate::commands::{boundaries, hex, session_info};
@@ -116,10 +117,16 @@ fn fingerprint(
     Ok(hex(&hasher.finalize()))
 }
 
+/// J of the plan on the search's windows, repaired if it is.
+pub(super) fn final_cost(search: &Found, repair: Option<&Repair>) -> f64 {
+    repair.map_or(search.cost, |repair| repair.found.cost)
+}
+
 /// The figures that a plan keeps: the search's own objective and every metric of every row.
 pub(super) fn plan_scores(
     boundary: Boundary,
     search: &Found,
+    repair: Option<&Repair>,
     kv: Option<&pdtrim_kv::KvChoice>,
     report: &EvalReport,
 ) -> Vec<PlanScore> {
@@ -132,8 +139,9 @@ pub(super) fn plan_scores(
     };
     let mut scores = vec![
         loss(Mode::Dense, None, search.cost_dense),
-        loss(Mode::Pd, Some(boundary), search.cost),
+        loss(Mode::Pd, Some(boundary), final_cost(search, repair)),
     ];
+    scores.extend(repair.iter().flat_map(|repair| repair.scores(boundary)));
     scores.extend(kv.map(|choice| loss(Mode::PdKv, Some(boundary), choice.cost)));
     for row in &report.rows {
         scores.extend(row.result.summary.metrics.iter().map(|metric| PlanScore {

@@ -4,19 +4,21 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::Path;
 
+use burn::store::bridge;
 use burn::store::burn_pack::Tensor as PackTensor;
-use burn::tensor::DType;
+use burn::tensor::{DType, TensorData};
 use safetensors::{Dtype, View};
 use serde_json::{Map, Value, json};
 
 use super::Checkpoint;
-use super::names::slots;
+use super::names::{DOWN_PROJ, slots};
 use super::weights::convert;
-use crate::block::BlockSet;
+use crate::block::{BlockId, BlockSet};
 use crate::config::{ModelConfig, RopeScaling};
 use crate::error::{Error, Result};
 use crate::model::llama3_from_factors;
 use crate::plan::{temporary_sibling, write_atomically};
+use crate::repair::StageRepair;
 use crate::units::Bytes;
 
 /// What an export wrote.
@@ -33,7 +35,7 @@ impl Checkpoint {
     /// layers (the form `plain`): weights renumbered, `{"format": "pt"}`, tokenizer and generation files.
     ///
     /// `pdtrim` is stored under that key in `config.json`; loaders that do not know it ignore it.
-    /// Weights are written one tensor at a time.
+    /// `repaired` weights take the place of the checkpoint's. Weights are written one tensor at a time.
     ///
     /// # Errors
     ///
@@ -41,6 +43,7 @@ impl Checkpoint {
     pub fn export(
         &self,
         removed: &BlockSet,
+        repaired: &StageRepair,
         dtype: DType,
         pdtrim: Value,
         folder: &Path,
@@ -55,7 +58,7 @@ impl Checkpoint {
         }
         let config = hf_config(self.config(), removed, dtype, pdtrim)?;
         let tokenizer = self.tokenizer()?.to_json()?;
-        let views = self.views(removed, dtype)?;
+        let views = self.views(removed, repaired, dtype)?;
         let weight_bytes = Bytes(views.iter().map(|(_, view)| view.data_len() as u64).sum());
 
         fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
@@ -91,7 +94,12 @@ impl Checkpoint {
         Ok(())
     }
 
-    fn views(&self, removed: &BlockSet, dtype: DType) -> Result<Vec<(String, LazyView)>> {
+    fn views(
+        &self,
+        removed: &BlockSet,
+        repaired: &StageRepair,
+        dtype: DType,
+    ) -> Result<Vec<(String, LazyView)>> {
         let kept: Vec<usize> = removed.complement().to_indices();
         let view = |tensor: PackTensor, name: String| (name, LazyView { tensor, dtype });
         let named = slots(self.config()).into_iter().zip(self.tensors()?);
@@ -99,6 +107,9 @@ impl Checkpoint {
             None => Some(view(tensor, slot.hf)),
             Some((block, part)) => {
                 let layer = kept.iter().position(|&kept| kept == block)?;
+                let repair = repaired.get(&BlockId::new(block));
+                let repair = repair.filter(|_| part == DOWN_PROJ);
+                let tensor = repair.map_or(tensor, in_memory);
                 Some(view(tensor, format!("model.layers.{layer}.{part}")))
             }
         });
@@ -181,6 +192,13 @@ pub(super) fn write_folder(
         blocks: config.n_blocks,
         weight_bytes,
     })
+}
+
+/// A tensor that is not in the checkpoint.
+fn in_memory(data: &TensorData) -> PackTensor {
+    let copy = data.clone();
+    let (dtype, shape) = (data.dtype(), data.shape().clone());
+    bridge::deferred(String::new(), dtype, shape, None, move || Ok(copy.clone()))
 }
 
 /// A tensor that is read and converted when the writer asks for its bytes.

@@ -26,6 +26,7 @@ use burn::tensor::{DType, Device};
 use sha2::{Digest, Sha256};
 
 pub use export::ExportReport;
+pub(crate) use names::DOWN_PROJ;
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};

@@ -3,6 +3,9 @@
 
 use crate::config::{Architecture, ModelConfig};
 
+/// The output layer of a block's MLP, by its path in [`Block`](crate::model::Block).
+pub(crate) const DOWN_PROJ: &str = "mlp.down_proj.weight";
+
 /// A weight of the model and how each place spells it.
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
@@ -116,11 +119,7 @@ fn parts(config: &ModelConfig) -> Vec<Part> {
             "ffn_up.weight",
             vec![intermediate, hidden],
         ),
-        part(
-            "mlp.down_proj.weight",
-            "ffn_down.weight",
-            vec![hidden, intermediate],
-        ),
+        part(DOWN_PROJ, "ffn_down.weight", vec![hidden, intermediate]),
     ];
     if config.architecture.has_qkv_bias() {
         parts.push(turned(

@@ -3,10 +3,10 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use super::Segment;
 use super::attention::Attention;
 use super::llama::{Projection, RmsNorm};
 use super::rope::Angles;
+use super::{MlpStep, Segment};
 use crate::cache::{BlockCache, TokenPosition};
 use crate::config::ModelConfig;
 use crate::kernels;
@@ -36,6 +36,13 @@ impl Mlp {
     fn forward(&self, rows: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
         let gated = kernels::gated(rows, self.gate_proj.weight.val(), self.up_proj.weight.val());
         kernels::linear_add(gated, self.down_proj.weight.val(), residual)
+    }
+
+    /// The MLP of normed `rows` alone.
+    fn output(&self, rows: Tensor<2>) -> Tensor<2> {
+        let gated = kernels::gated(rows, self.gate_proj.weight.val(), self.up_proj.weight.val());
+        let [output] = kernels::linear(&gated, [self.down_proj.layer()]);
+        output
     }
 }
 
@@ -71,15 +78,42 @@ impl Block {
         angles: &Angles,
         cache: &mut BlockCache,
     ) -> Tensor<3> {
+        let sizes = hidden.dims();
+        let rows = self.attend(hidden, start, angles, cache);
+        let normed = self.post_attention_layernorm.forward(rows.clone());
+        self.mlp.forward(normed, rows).reshape(sizes)
+    }
+
+    /// As [`forward`](Self::forward), with the MLP's output not yet added.
+    pub(super) fn forward_to_mlp(
+        &self,
+        hidden: Tensor<3>,
+        start: TokenPosition,
+        angles: &Angles,
+        cache: &mut BlockCache,
+    ) -> MlpStep {
+        let sizes = hidden.dims();
+        let rows = self.attend(hidden, start, angles, cache);
+        let normed = self.post_attention_layernorm.forward(rows.clone());
+        MlpStep {
+            residual: rows.reshape(sizes),
+            output: self.mlp.output(normed).reshape(sizes),
+        }
+    }
+
+    /// The residual stream `[batch * seq, hidden]` after attention.
+    fn attend(
+        &self,
+        hidden: Tensor<3>,
+        start: TokenPosition,
+        angles: &Angles,
+        cache: &mut BlockCache,
+    ) -> Tensor<2> {
         let [batch, seq, width] = hidden.dims();
         let rows = hidden.reshape([batch * seq, width]);
         let normed = self.input_layernorm.forward(rows.clone());
-        let rows = self
-            .self_attn
-            .forward(&normed, rows, [batch, seq], angles, cache, start);
-        let normed = self.post_attention_layernorm.forward(rows.clone());
-        let rows = self.mlp.forward(normed, rows);
-        rows.reshape([batch, seq, width])
+        self.self_attn
+            .forward(&normed, rows, [batch, seq], angles, cache, start)
     }
 
     /// `[Σ tokens, hidden] -> [Σ tokens, hidden]`.

@@ -1,5 +1,7 @@
 //! The Llama family: Llama, Mistral, Qwen2 and SmolLM2 differ in their config only.
 
+mod mlp_output;
+
 use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -108,8 +110,8 @@ impl LlamaWeights {
 pub struct Llama {
     config: ModelConfig,
     weights: LlamaWeights,
-    stream: Option<BlockStream>,
-    rope: RopeTable,
+    stream: Option<Arc<BlockStream>>,
+    rope: Arc<RopeTable>,
     device: Device,
     dtype: DType,
 }
@@ -123,6 +125,13 @@ struct BlockStream {
 type ReadBlock = dyn Fn(BlockId) -> Block + Send + Sync;
 
 impl BlockStream {
+    fn new(read: impl Fn(BlockId) -> Block + Send + Sync + 'static) -> Self {
+        Self {
+            read: Box::new(read),
+            held: Mutex::new(None),
+        }
+    }
+
     fn block(&self, id: BlockId) -> Arc<Block> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, block)) = held.as_ref().filter(|(held, _)| *held == id) {
@@ -160,7 +169,7 @@ impl Llama {
     /// Puts loaded weights and their config together.
     pub fn new(config: ModelConfig, weights: LlamaWeights, device: &Device) -> Self {
         let dtype = weights.embed_tokens.val().dtype();
-        let rope = RopeTable::new(&config, device);
+        let rope = Arc::new(RopeTable::new(&config, device));
         Self {
             config,
             weights,
@@ -179,12 +188,8 @@ impl Llama {
         read: impl Fn(BlockId) -> Block + Send + Sync + 'static,
         device: &Device,
     ) -> Self {
-        let stream = BlockStream {
-            read: Box::new(read),
-            held: Mutex::new(None),
-        };
         Self {
-            stream: Some(stream),
+            stream: Some(Arc::new(BlockStream::new(read))),
             ..Self::new(config, weights, device)
         }
     }

@@ -8,6 +8,7 @@
 mod attention;
 mod block;
 mod llama;
+mod mlp_output;
 mod rope;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -16,6 +17,7 @@ pub use attention::Attention;
 pub use block::Block;
 pub use block::Mlp;
 pub use llama::{Llama, LlamaWeights, Projection, RmsNorm};
+pub use mlp_output::{DownProjs, MlpOutput, MlpStep};
 pub use rope::Angles;
 pub(crate) use rope::llama3_from_factors;
 
@@ -23,6 +25,7 @@ use crate::block::BlockId;
 use crate::cache::{BlockCache, TokenPosition};
 use crate::error::{Error, Result};
 use crate::kernels::{TokenScore, token_scores};
+use crate::stage::PerStage;
 
 /// The sizes of a model that the stages need to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +128,20 @@ pub trait BlockModel: Send + Sync {
 
     /// Logits `[rows, vocab_size]` of hidden states `[rows, hidden]` that leave the last block.
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2>;
+}
+
+/// The sizes that both stages' models have.
+///
+/// # Errors
+///
+/// [`Error::StageModels`] if they differ in one.
+pub(crate) fn stage_dims(models: PerStage<&dyn BlockModel>) -> Result<ModelDims> {
+    let (prefill, decode) = (models.prefill.dims(), models.decode.dims());
+    if prefill == decode {
+        Ok(decode)
+    } else {
+        Err(Error::StageModels { prefill, decode })
+    }
 }
 
 /// Rows of token ids as an index tensor `[batch, seq]` on the model's device.

@@ -24,20 +24,20 @@ impl<'a> CalibrationLoss<'a> {
     /// target's negative log-likelihood. It sees changes that happen to spare the text at hand. The
     /// dense model costs 0.
     ///
-    /// The dense model is run once, here. Sums are f64.
+    /// The dense model, this loss's own models with every block, is run once, here. Sums are f64.
     ///
     /// # Errors
     ///
     /// As [`Objective::costs`](super::Objective::costs).
     pub fn divergence(&self) -> Result<CalibrationLoss<'a>> {
         self.check_length()?;
-        let mut loss = CalibrationLoss::new(self.model, self.calibration, self.rows, self.boundary);
+        let mut loss = Self::of_both(self.models, self.calibration, self.rows, self.boundary);
         loss.measure = Measure::Divergence(self.dense_rows()?);
         Ok(loss)
     }
 
     fn dense_rows(&self) -> Result<DenseRows> {
-        let depth = self.model.dims().n_blocks;
+        let depth = self.model().dims().n_blocks;
         let dense = PerStage::dense(depth);
         let passage = self.passage();
         let mut streams = passage.enter(&self.windows(&self.all_units()))?;

@@ -12,7 +12,7 @@ use super::{Calibration, Objective, OnCost, OnUnitCosts, mean_cost};
 use crate::block::{BlockId, BlockSet};
 use crate::cache::{BlockCache, KvCache};
 use crate::error::{Error, Result};
-use crate::model::BlockModel;
+use crate::model::{BlockModel, stage_dims};
 use crate::pipeline::{CacheTransfer, SendAll};
 use crate::stage::{Boundary, PerStage};
 
@@ -71,7 +71,7 @@ pub(super) struct PromptGroup {
 /// Blocks that only prefill removes keep giving their keys and values (`kv_fill = "project"`), since
 /// prefill is searched with D = ∅.
 pub struct CalibrationLoss<'a> {
-    pub(super) model: &'a dyn BlockModel,
+    pub(super) models: PerStage<&'a dyn BlockModel>,
     pub(super) calibration: &'a Calibration,
     pub(super) rows: Rows,
     pub(super) boundary: Boundary,
@@ -88,8 +88,33 @@ impl<'a> CalibrationLoss<'a> {
         rows: Rows,
         boundary: Boundary,
     ) -> Self {
+        Self::of_both(PerStage::both(model), calibration, rows, boundary)
+    }
+
+    /// The loss of a model with weights of its own for each stage, as a repair makes them. With
+    /// [`Rows::All`] only decode's are run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StageModels`] for models of different sizes.
+    pub fn per_stage(
+        models: PerStage<&'a dyn BlockModel>,
+        calibration: &'a Calibration,
+        rows: Rows,
+        boundary: Boundary,
+    ) -> Result<Self> {
+        stage_dims(models)?;
+        Ok(Self::of_both(models, calibration, rows, boundary))
+    }
+
+    pub(super) fn of_both(
+        models: PerStage<&'a dyn BlockModel>,
+        calibration: &'a Calibration,
+        rows: Rows,
+        boundary: Boundary,
+    ) -> Self {
         Self {
-            model,
+            models,
             calibration,
             rows,
             boundary,
@@ -172,7 +197,7 @@ impl<'a> CalibrationLoss<'a> {
 
     pub(super) fn passage(&self) -> Passage<'_> {
         Passage {
-            model: self.model,
+            models: self.models,
             split: Split::new(self.calibration, self.rows, self.boundary),
         }
     }
@@ -190,10 +215,15 @@ impl<'a> CalibrationLoss<'a> {
         Ok(streams)
     }
 
+    /// What both stages' models have in common.
+    pub(super) fn model(&self) -> &'a dyn BlockModel {
+        self.models.decode
+    }
+
     pub(super) fn check_length(&self) -> Result<()> {
         let (tokens, limit) = (
             self.calibration.window_tokens(),
-            self.model.dims().context_length,
+            self.model().dims().context_length,
         );
         if tokens > limit {
             Err(Error::ContextLength { tokens, limit })
@@ -293,8 +323,8 @@ impl<'a> CalibrationLoss<'a> {
             depth: self.depth(),
             base,
             candidates: choices,
-            by_block: self.model.holds_one_block(),
-            in_parallel: *self.model.device() == Device::flex(),
+            by_block: self.model().holds_one_block(),
+            in_parallel: *self.model().device() == Device::flex(),
             step: &step,
             leave: &leave,
         };
@@ -336,8 +366,8 @@ impl<'a> CalibrationLoss<'a> {
             depth: self.depth(),
             base: &base,
             candidates,
-            by_block: self.model.holds_one_block(),
-            in_parallel: *self.model.device() == Device::flex(),
+            by_block: self.model().holds_one_block(),
+            in_parallel: *self.model().device() == Device::flex(),
             step: &step,
             leave: &leave,
         };
@@ -363,7 +393,7 @@ impl<'a> CalibrationLoss<'a> {
                 Measure::Divergence(dense) => {
                     let last = last.filter(|_| passage.split.prefill_predicts());
                     let continuation = stream.continuation.as_ref();
-                    dense.divergence(self.model, group, last.as_ref(), continuation)
+                    dense.divergence(self.model(), group, last.as_ref(), continuation)
                 }
             });
         }
@@ -373,7 +403,7 @@ impl<'a> CalibrationLoss<'a> {
 
 impl Objective for CalibrationLoss<'_> {
     fn depth(&self) -> usize {
-        self.model.dims().n_blocks
+        self.model().dims().n_blocks
     }
 
     fn units(&self) -> usize {

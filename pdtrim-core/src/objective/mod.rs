@@ -6,6 +6,7 @@
 
 mod divergence;
 mod loss;
+mod mlp_pass;
 mod profile;
 mod stream;
 
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::stage::PerStage;
 
 pub use loss::{CalibrationLoss, Rows, TransferCandidate};
+pub use mlp_pass::{MapMlp, MlpPass, StatesAfter};
 pub use profile::{AttentionProfile, PairRedundancy, Redundancy};
 
 /// Called with a candidate's index and cost as soon as it is known; [`ControlFlow::Break`] stops the rest.

@@ -79,11 +79,11 @@ impl CalibrationLoss<'_> {
     /// Mean cosine of what enters and what leaves each run of `blocks` neighbouring blocks, by the first
     /// of them.
     fn run_redundancy(&self, blocks: usize) -> Result<PerStage<Vec<f64>>> {
-        let depth = self.model.dims().n_blocks;
+        let depth = self.model().dims().n_blocks;
         let dense = PerStage::dense(depth);
         let split = Split::new(self.calibration, self.rows, self.boundary).with_last_token();
         let passage = Passage {
-            model: self.model,
+            models: self.models,
             split,
         };
         let runs = (depth + 1).saturating_sub(blocks);
@@ -131,7 +131,7 @@ impl CalibrationLoss<'_> {
         let passage = self.passage();
         let units = self.all_units();
         let run = self.prompt_run(&removed.prefill, &units)?;
-        let mut sums: Vec<Option<Vec<f64>>> = vec![None; self.model.dims().n_blocks];
+        let mut sums: Vec<Option<Vec<f64>>> = vec![None; self.model().dims().n_blocks];
         let mut streams = self.continuations(&passage, &units)?;
         let fed = streams.iter().filter_map(|stream| {
             let [batch, seq, _] = stream.continuation.as_ref()?.dims();
@@ -148,8 +148,8 @@ impl CalibrationLoss<'_> {
                     None => BlockCache::with_capacity(0),
                 };
                 let start = crate::cache::TokenPosition(passage.split.read);
-                let asked = self.model.queries(id, hidden.clone(), start);
-                let hidden = self.model.run_block(id, hidden, start, &mut cache);
+                let asked = self.model().queries(id, hidden.clone(), start);
+                let hidden = self.model().run_block(id, hidden, start, &mut cache);
                 stream.continuation = Some(hidden);
                 let mass = attention_by_position(asked, cache.keys(), passage.split.read);
                 match &mut sums[id.index()] {

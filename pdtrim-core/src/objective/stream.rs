@@ -71,7 +71,7 @@ pub(super) struct Stream {
 
 /// Everything that is the same for all candidates.
 pub(super) struct Passage<'a> {
-    pub(super) model: &'a dyn BlockModel,
+    pub(super) models: PerStage<&'a dyn BlockModel>,
     pub(super) split: Split,
 }
 
@@ -86,19 +86,16 @@ impl Passage<'_> {
     }
 
     fn enter_group(&self, windows: &[&[u32]]) -> Result<Stream> {
-        let embed = |from: usize, to: usize| {
+        let embed = |model: &dyn BlockModel, from: usize, to: usize| {
             let rows: Vec<&[u32]> = windows.iter().map(|window| &window[from..to]).collect();
-            let embedded = |rows: &[&[u32]]| {
-                Ok(self
-                    .model
-                    .embed(token_tensor(self.model, rows)?, TokenPosition(from)))
-            };
+            let embedded =
+                |rows: &[&[u32]]| Ok(model.embed(token_tensor(model, rows)?, TokenPosition(from)));
             (from < to).then(|| embedded(&rows)).transpose()
         };
         let Split { read, fed, .. } = self.split;
         Ok(Stream {
-            prompt: embed(0, read)?,
-            continuation: embed(read, fed)?,
+            prompt: embed(self.models.prefill, 0, read)?,
+            continuation: embed(self.models.decode, read, fed)?,
         })
     }
 
@@ -128,15 +125,12 @@ impl Passage<'_> {
         prompt: &mut Option<Tensor<3>>,
     ) -> Option<BlockCache> {
         let hidden = prompt.take()?;
+        let (model, start) = (self.models.prefill, TokenPosition(0));
         let mut cache = BlockCache::with_capacity(0);
         if keeps.prefill {
-            *prompt = Some(
-                self.model
-                    .run_block(id, hidden, TokenPosition(0), &mut cache),
-            );
+            *prompt = Some(model.run_block(id, hidden, start, &mut cache));
         } else {
-            self.model
-                .project_kv(id, hidden.clone(), TokenPosition(0), &mut cache);
+            model.project_kv(id, hidden.clone(), start, &mut cache);
             *prompt = Some(hidden);
         }
         Some(cache)
@@ -148,8 +142,8 @@ impl Passage<'_> {
         hidden: Tensor<3>,
         mut cache: BlockCache,
     ) -> Tensor<3> {
-        self.model
-            .run_block(id, hidden, TokenPosition(self.split.read), &mut cache)
+        let start = TokenPosition(self.split.read);
+        self.models.decode.run_block(id, hidden, start, &mut cache)
     }
 
     /// Mean negative log-likelihood of each window's targets, in nats.
@@ -167,11 +161,11 @@ impl Passage<'_> {
             first_target,
         } = self.split;
         let mut sums = vec![0.0; windows.len()];
-        let mut add = |hidden: Tensor<2>, targets: &[u32]| {
+        let mut add = |model: &dyn BlockModel, hidden: Tensor<2>, targets: &[u32]| {
             let per_window = targets.len() / windows.len();
             for (n, targets) in targets.chunks(HEAD_ROWS).enumerate() {
                 let rows = hidden.clone().narrow(0, n * HEAD_ROWS, targets.len());
-                let scores = self.model.token_scores(rows, targets);
+                let scores = model.token_scores(rows, targets);
                 for (row, score) in (n * HEAD_ROWS..).zip(scores) {
                     sums[row / per_window] -= f64::from(score.logprob);
                 }
@@ -181,7 +175,7 @@ impl Passage<'_> {
         if predicted_by_prefill {
             let last = last.expect("a prompt that predicts was run");
             let targets: Vec<u32> = windows.iter().map(|window| window[first_target]).collect();
-            add(last, &targets);
+            add(self.models.prefill, last, &targets);
         }
         if let Some(continuation) = continuation {
             let [batch, seq, width] = continuation.dims();
@@ -191,7 +185,8 @@ impl Passage<'_> {
                 .flat_map(|window| &window[read + 1..=fed])
                 .copied()
                 .collect();
-            add(continuation.reshape([batch * seq, width]), &targets);
+            let rows = continuation.reshape([batch * seq, width]);
+            add(self.models.decode, rows, &targets);
         }
         let count = fed - read + usize::from(predicted_by_prefill);
         sums.into_iter().map(|sum| sum / count as f64).collect()

@@ -50,7 +50,7 @@ impl PdModel<'_> {
     ) -> Result<Generation> {
         let mut decoder = StepDecoder::start(self, &[prompt], max_new_tokens)?;
         // On the CPU a step is computed when it is asked for: one ahead would only delay this one.
-        let unread_steps = 1 + usize::from(!is_host(self.model.device()));
+        let unread_steps = 1 + usize::from(!is_host(self.model().device()));
         let mut unread = VecDeque::with_capacity(unread_steps);
         let mut tokens = Vec::with_capacity(max_new_tokens);
         loop {
@@ -135,7 +135,10 @@ impl<'m, 'a> StepDecoder<'m, 'a> {
         // The last token is chosen, never fed.
         pd.check_length(length + max_new_tokens.saturating_sub(1))?;
         let mut handover = pd.prefill(prompts)?;
-        let first = handover.last.take().map(|last| pd.model.logits(last));
+        let first = handover
+            .last
+            .take()
+            .map(|last| pd.models.prefill.logits(last));
         let fed: Vec<&[u32]> = prompts
             .iter()
             .map(|prompt| &prompt.as_ref()[length - 1..])
@@ -147,7 +150,7 @@ impl<'m, 'a> StepDecoder<'m, 'a> {
             cache,
             position: handover.next,
             first,
-            pending: token_tensor(pd.model, &fed)?,
+            pending: token_tensor(pd.model(), &fed)?,
             sent: Sent {
                 kv_bytes: handover.kv_bytes,
                 kv_positions: handover.kv_positions,
@@ -171,7 +174,8 @@ impl<'m, 'a> StepDecoder<'m, 'a> {
             let hidden = pd.run_ids(Stage::Decode, fed, position, &mut self.cache);
             self.position.0 += 1;
             let [batch, _, width] = hidden.dims();
-            pd.model.logits(hidden.reshape([batch, width]))
+            let hidden = hidden.reshape([batch, width]);
+            pd.models.decode.logits(hidden)
         })
     }
 

@@ -93,7 +93,7 @@ impl PdModel<'_> {
         }
         // The last token is scored, never fed.
         self.check_length(request.prompt.len() + longest - 1)?;
-        let vocab_size = self.model.dims().vocab_size;
+        let vocab_size = self.model().dims().vocab_size;
         let mut tokens = request.continuations.iter().copied().flatten();
         match tokens.find(|&&token| token as usize >= vocab_size) {
             Some(&token) => Err(Error::TokenOutOfRange { token, vocab_size }),
@@ -148,7 +148,8 @@ impl PdModel<'_> {
         if rows.is_empty() {
             return Vec::new();
         }
-        self.model.token_scores(Tensor::cat(rows, 0), &targets)
+        let rows = Tensor::cat(rows, 0);
+        self.models.prefill.token_scores(rows, &targets)
     }
 
     /// Scores of the tokens that decode predicts, for each continuation of each request.
@@ -181,7 +182,7 @@ impl PdModel<'_> {
             cache,
         });
         let hidden = self.run_texts(Stage::Decode, texts.collect())?;
-        let scores = hidden.map(|hidden| self.model.token_scores(hidden, &targets));
+        let scores = hidden.map(|hidden| self.models.decode.token_scores(hidden, &targets));
         let mut scores = scores.unwrap_or_default().into_iter();
         let lengths = lengths.into_iter();
         Ok(lengths
@@ -196,21 +197,22 @@ impl PdModel<'_> {
         if texts.is_empty() {
             return Ok(None);
         }
+        let model = *self.models.of(stage);
         let mut embedded = Vec::with_capacity(texts.len());
         for text in &texts {
-            let ids = token_tensor(self.model, &[&text.tokens])?;
-            let hidden = self.model.embed(ids, text.start);
+            let ids = token_tensor(model, &[&text.tokens])?;
+            let hidden = model.embed(ids, text.start);
             let [_, seq, width] = hidden.dims();
             embedded.push(hidden.reshape([seq, width]));
         }
         let rows = Tensor::cat(embedded, 0);
-        let blocks = (0..self.model.dims().n_blocks).map(BlockId::new);
+        let blocks = (0..model.dims().n_blocks).map(BlockId::new);
         let run = || {
             blocks.fold(rows, |rows, id| {
                 self.run_texts_block(stage, id, rows, &mut texts)
             })
         };
-        Ok(Some(on_pool(self.model.device(), run)))
+        Ok(Some(on_pool(model.device(), run)))
     }
 
     fn run_texts_block(
@@ -233,8 +235,9 @@ impl PdModel<'_> {
         if segments.is_empty() {
             return rows;
         }
+        let model = self.models.of(stage);
         if !self.removed.of(stage).contains(id) {
-            return self.model.run_segments(id, rows, &mut segments);
+            return model.run_segments(id, rows, &mut segments);
         }
         if self.kv_fill == KvFill::Project {
             let [_, width] = rows.dims();
@@ -243,8 +246,7 @@ impl PdModel<'_> {
                 let hidden = rows.clone().narrow(0, first, segment.tokens);
                 first += segment.tokens;
                 let hidden = hidden.reshape([1, segment.tokens, width]);
-                self.model
-                    .project_kv(id, hidden, segment.start, segment.cache);
+                model.project_kv(id, hidden, segment.start, segment.cache);
             }
         }
         rows

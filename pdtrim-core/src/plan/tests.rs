@@ -20,6 +20,8 @@ fn file(prefill: &[usize], decode: &[usize]) -> PlanFile {
             decode: decode.to_vec(),
         },
         calibration: None,
+        repair_file: None,
+        repair_calibration: None,
         kv: vec![KvGroup {
             blocks: vec![0, 3],
             first: 4,
@@ -106,6 +108,47 @@ fn a_hand_edited_plan_passes_through_the_same_checks() {
         let error = Plan::read(&path).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     }
+}
+
+#[test]
+fn a_repair_and_its_file_go_together_and_lie_beside_the_plan() {
+    let named = |name: &str| {
+        Some(RepairFile {
+            name: name.to_owned(),
+            sha256: "sha256:00".to_owned(),
+        })
+    };
+    for (repair, repair_file, message) in [
+        (Repair::Linear, None, "expected a [repair_file]"),
+        (
+            Repair::None,
+            named("repair.safetensors"),
+            "expected no [repair_file]",
+        ),
+        (
+            Repair::Linear,
+            named("../repair.safetensors"),
+            "in the plan's own folder",
+        ),
+        (Repair::Linear, named(""), "in the plan's own folder"),
+    ] {
+        let file = PlanFile {
+            repair,
+            repair_file,
+            ..file(&[1], &[1, 2])
+        };
+        let error = Plan::new(file).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+    let file = PlanFile {
+        repair: Repair::Linear,
+        repair_file: named("repair.safetensors"),
+        ..file(&[1], &[1, 2])
+    };
+    let text = Plan::new(file.clone()).unwrap().to_toml();
+    assert!(text.contains("repair = \"linear\"\n") && text.contains("[repair_file]\n"));
+    let read: PlanFile = toml::from_str(&text).unwrap();
+    assert_eq!(read.repair_file, file.repair_file);
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, ensure};
 use pdtrim_core::PerStage;
-use pdtrim_core::model::BlockModel;
 use pdtrim_core::objective::{CalibrationLoss, Objective, Rows};
 
 use super::environment::{Environment, Peak};
@@ -30,7 +29,7 @@ pub(super) fn run(args: &PerplexityBenchArgs, progress: Progress) -> Result<()> 
         let Subject { pd, .. } = subject;
         let candidate = [PerStage::both(pd.removed().decode.clone())];
         let (calibration, boundary) = (&calibration, bound.boundary);
-        let model = &session.model;
+        let model = pd.model();
         Box::new(move || {
             timed(model.device(), || {
                 // Anew each time: what an earlier run kept would make this one look cheaper.

@@ -1,0 +1,242 @@
+//! Repaired weights: what each stage has of its own in the blocks before removed runs, and the file beside
+//! the plan that keeps them (METHOD section 5; arXiv:2509.04467v4 removes blocks without one).
+//!
+//! The file is a safetensors file of f32 tensors, called `prefill.layers.{l}.mlp.down_proj.weight` or
+//! `decode.…`, where `l` is the block's depth in the dense model. All other weights are the model's own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::{DType, Tensor, TensorData};
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensors, serialize};
+use sha2::{Digest, Sha256};
+
+use crate::block::{BlockId, BlockSet};
+use crate::checkpoint::DOWN_PROJ;
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::model::{DownProjs, MlpOutput};
+use crate::plan::{Plan, RepairFile, write_atomically};
+use crate::stage::{PerStage, Stage};
+
+/// Name under which a repair is written.
+pub const REPAIR_FILE: &str = "repair.safetensors";
+
+/// Output layers of MLPs, `[hidden, intermediate]` in f32, by block.
+pub type StageRepair = BTreeMap<BlockId, TensorData>;
+
+/// The weights that a repair gave each stage.
+#[derive(Clone, Debug, Default)]
+pub struct RepairWeights {
+    down_proj: PerStage<StageRepair>,
+}
+
+impl RepairWeights {
+    /// Gives block `id` another output layer `[hidden, intermediate]` in `stage`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the tensor cannot be read from its device.
+    pub fn insert(&mut self, stage: Stage, id: BlockId, down_proj: Tensor<2>) {
+        let data = Tensor::<2>::cast(down_proj, DType::F32).into_data();
+        let layers = match stage {
+            Stage::Prefill => &mut self.down_proj.prefill,
+            Stage::Decode => &mut self.down_proj.decode,
+        };
+        layers.insert(id, data);
+    }
+
+    /// The output layers of `stage`.
+    pub fn of(&self, stage: Stage) -> &StageRepair {
+        self.down_proj.of(stage)
+    }
+
+    /// Whether no stage was given a weight.
+    pub fn is_empty(&self) -> bool {
+        self.down_proj.prefill.is_empty() && self.down_proj.decode.is_empty()
+    }
+
+    /// `model` with the weights of `stage`, sharing all others with it; `None` if the stage has none.
+    pub fn apply<M: MlpOutput>(&self, model: &M, stage: Stage) -> Option<M> {
+        let layers = self.of(stage);
+        let place = (model.device(), DType::F32);
+        let tensor = |data: &TensorData| {
+            Tensor::<2>::cast(Tensor::<2>::from_data(data.clone(), place), model.dtype())
+        };
+        let layers: DownProjs = layers
+            .iter()
+            .map(|(&id, data)| (id, tensor(data)))
+            .collect();
+        (!layers.is_empty()).then(|| model.with_down_projs(&layers))
+    }
+
+    /// Writes the weights to `folder`, as [`REPAIR_FILE`]; returns what a plan says of the file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] or [`Error::Safetensors`]; an older file is then as it was.
+    pub fn write(&self, folder: &Path) -> Result<RepairFile> {
+        let path = folder.join(REPAIR_FILE);
+        let failed = |error: safetensors::SafeTensorError| Error::Safetensors {
+            path: path.clone(),
+            reason: error.to_string(),
+        };
+        let mut views = Vec::new();
+        for stage in [Stage::Prefill, Stage::Decode] {
+            for (&id, data) in self.of(stage) {
+                let shape = data.shape().to_vec();
+                let view = TensorView::new(Dtype::F32, shape, data.as_bytes()).map_err(failed)?;
+                views.push((tensor_name(stage, id), view));
+            }
+        }
+        let bytes = serialize(views, None).map_err(failed)?;
+        write_atomically(&path, &bytes)?;
+        Ok(RepairFile {
+            name: REPAIR_FILE.to_owned(),
+            sha256: hash(&bytes),
+        })
+    }
+
+    /// Reads the weights of `plan`, which lies at `plan_path`; none if it has no repair.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn of_plan(plan: &Plan, plan_path: &Path, config: &ModelConfig) -> Result<Self> {
+        let Some(file) = &plan.file().repair_file else {
+            return Ok(Self::default());
+        };
+        let folder = plan_path.parent().unwrap_or(Path::new(""));
+        Self::read(file, folder, plan.removed(), config)
+    }
+
+    /// Reads the weights of a model without the blocks in `removed` from `file` in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::RepairHash`], [`Error::Safetensors`], [`Error::RepairTensor`] or
+    /// [`Error::TensorShape`].
+    pub fn read(
+        file: &RepairFile,
+        folder: &Path,
+        removed: &PerStage<BlockSet>,
+        config: &ModelConfig,
+    ) -> Result<Self> {
+        let path = folder.join(&file.name);
+        let bytes = fs::read(&path).map_err(Error::io("read the plan's repair", &path))?;
+        let found = hash(&bytes);
+        if found != file.sha256 {
+            let expected = file.sha256.clone();
+            return Err(Error::RepairHash {
+                path,
+                expected,
+                found,
+            });
+        }
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| Error::Safetensors {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
+        let door = Door {
+            removed,
+            path: &path,
+            config,
+        };
+        let mut weights = Self::default();
+        for (name, view) in tensors.iter() {
+            let (stage, id) = door.place(name)?;
+            let data = door.values(name, &view)?;
+            match stage {
+                Stage::Prefill => weights.down_proj.prefill.insert(id, data),
+                Stage::Decode => weights.down_proj.decode.insert(id, data),
+            };
+        }
+        Ok(weights)
+    }
+}
+
+/// What the tensors of a file have to fit.
+struct Door<'d> {
+    removed: &'d PerStage<BlockSet>,
+    path: &'d Path,
+    config: &'d ModelConfig,
+}
+
+impl Door<'_> {
+    /// The stage and the block that a tensor is for, if the plan has that block there.
+    fn place(&self, name: &str) -> Result<(Stage, BlockId)> {
+        let refused = |expected, found| self.refused(name, expected, found);
+        let depth = self.config.n_blocks;
+        let Some((stage, block)) = parsed(name) else {
+            let expected = format!("{{prefill|decode}}.layers.{{l}}.{DOWN_PROJ}");
+            return Err(refused(expected, "another name".to_owned()));
+        };
+        if block >= depth {
+            let expected = format!("a block of the model, 0 to {}", depth.saturating_sub(1));
+            return Err(refused(expected, format!("block {block}")));
+        }
+        let id = BlockId::new(block);
+        let removed = self.removed.of(stage);
+        if removed.contains(id) {
+            let expected = format!("a block that {stage} keeps");
+            return Err(refused(
+                expected,
+                format!("block {id}, removed ({removed})"),
+            ));
+        }
+        Ok((stage, id))
+    }
+
+    fn values(&self, name: &str, view: &TensorView<'_>) -> Result<TensorData> {
+        if view.dtype() != Dtype::F32 {
+            let found = format!("{:?}", view.dtype());
+            return Err(self.refused(name, "elements of type F32".to_owned(), found));
+        }
+        let expected = vec![self.config.hidden_size, self.config.intermediate_size];
+        if view.shape() != expected {
+            return Err(Error::TensorShape {
+                path: self.path.to_owned(),
+                tensor: name.to_owned(),
+                expected,
+                found: view.shape().to_vec(),
+            });
+        }
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
+        Ok(TensorData::new(values, expected))
+    }
+
+    fn refused(&self, tensor: &str, expected: String, found: String) -> Error {
+        Error::RepairTensor {
+            path: self.path.to_owned(),
+            tensor: tensor.to_owned(),
+            expected,
+            found,
+        }
+    }
+}
+
+fn tensor_name(stage: Stage, id: BlockId) -> String {
+    format!("{stage}.layers.{id}.{DOWN_PROJ}")
+}
+
+fn parsed(name: &str) -> Option<(Stage, usize)> {
+    let (stage, rest) = name.split_once(".layers.")?;
+    let stage = match stage {
+        "prefill" => Stage::Prefill,
+        "decode" => Stage::Decode,
+        _ => return None,
+    };
+    let block = rest.strip_suffix(DOWN_PROJ)?.strip_suffix('.')?;
+    Some((stage, block.parse().ok()?))
+}
+
+fn hash(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    let hex = |text: String, byte: &u8| format!("{text}{byte:02x}");
+    digest.iter().fold("sha256:".to_owned(), hex)
+}
+
+#[cfg(test)]
+mod tests;
