@@ -56,6 +56,15 @@ impl Progress {
         };
         Step { bar }
     }
+
+    /// A step whose size the search tells while it runs.
+    pub(crate) fn search(self, what: &str) -> SearchStep {
+        SearchStep {
+            step: self.step(what, 0),
+            planned: 0,
+            settled: 0,
+        }
+    }
 }
 
 /// A running step; its bar goes when it is dropped.
@@ -75,6 +84,30 @@ impl Step {
 
     pub(crate) fn set_done(&self, done: usize) {
         self.bar.set_position(done as u64);
+    }
+}
+
+/// A running search: how much is planned and settled, as its strategy tells.
+pub(crate) struct SearchStep {
+    step: Step,
+    planned: usize,
+    settled: usize,
+}
+
+impl SearchStep {
+    pub(crate) fn hear(&mut self, event: &pdtrim_search::Step) {
+        use pdtrim_search::Step::{Chosen, Evaluated, Planned, Settled};
+        match event {
+            Planned(evaluations) => {
+                self.planned += evaluations;
+                self.step.set_total(self.planned);
+            }
+            Settled(evaluations) => {
+                self.settled += evaluations;
+                self.step.set_done(self.settled);
+            }
+            Evaluated(_) | Chosen { .. } => {}
+        }
     }
 }
 

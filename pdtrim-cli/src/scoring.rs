@@ -9,10 +9,10 @@ use pdtrim_eval::{Dataset, Difference, Execution, Metric, PdScorer, Prepared, Ta
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::commands::hex;
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
 use crate::session::Session;
+use pdtrim_core::hash::{hex, sha256};
 
 /// A task's first metric.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -144,7 +144,7 @@ impl<'a> Scoring<'a> {
             self.boundary,
             tokens_hash(prepared, data)?
         );
-        Ok(hex(&Sha256::digest(about.as_bytes())))
+        Ok(sha256(about.as_bytes()))
     }
 }
 

@@ -31,6 +31,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod device;
 mod error;
+pub mod hash;
 pub mod journal;
 mod kernels;
 pub mod kv_plan;

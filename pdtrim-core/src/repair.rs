@@ -11,7 +11,6 @@ use std::path::Path;
 use burn::tensor::{DType, Tensor, TensorData};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
-use sha2::{Digest, Sha256};
 
 use crate::block::{BlockId, BlockSet};
 use crate::checkpoint::DOWN_PROJ;
@@ -233,9 +232,7 @@ fn parsed(name: &str) -> Option<(Stage, usize)> {
 }
 
 fn hash(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    let hex = |text: String, byte: &u8| format!("{text}{byte:02x}");
-    digest.iter().fold("sha256:".to_owned(), hex)
+    format!("sha256:{}", crate::hash::sha256(bytes))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use pdtrim_core::Bytes;
+use pdtrim_core::hash::sha256;
 use pdtrim_core::journal::Journal;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ use crate::metric::{Samples, best};
 use crate::prepare::{Gold, Measure, Prepared, PreparedItem};
 use crate::result::{Item, ItemOutcome, KvTraffic, TaskResult, TaskSummary};
 use crate::scorer::{ContinuationScore, Generated, Request, Scorer, Scores};
-use crate::source::{Dataset, Folders, sha256};
+use crate::source::{Dataset, Folders};
 use crate::task::Task;
 
 /// How to evaluate a task.

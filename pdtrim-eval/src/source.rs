@@ -1,11 +1,10 @@
 //! Finding and reading a task's data.
 
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use minijinja::value::{Serde, Value as Fields};
+use pdtrim_core::hash::sha256;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
 use crate::bundled;
 use crate::error::{Error, Place, Result};
@@ -335,13 +334,4 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         path: path.to_owned(),
         source,
     })
-}
-
-/// The SHA-256 of `bytes`, in hexadecimal.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    let mut hex = String::with_capacity(64);
-    for byte in Sha256::digest(bytes) {
-        write!(hex, "{byte:02x}").expect("a string takes any text");
-    }
-    hex
 }

@@ -10,7 +10,7 @@ mod inspect;
 mod logprobs;
 mod sensitivity;
 
-pub(crate) use eval::{boundaries, hex, load_all, load_tasks, session_info};
+pub(crate) use eval::{boundaries, load_all, load_tasks, session_info};
 
 use anyhow::Result;
 use clap::CommandFactory;

@@ -13,15 +13,15 @@ use pdtrim_core::plan::{PLAN_VERSION, PlanCalibration, PlanFile, PlanModel, Repa
 use pdtrim_core::{KvPlan, PerStage, Plan};
 use pdtrim_eval::{Dataset, EvalReport, Prepared, Task};
 use pdtrim_search::calibration::{Corpus, Part};
-use sha2::{Digest, Sha256};
 
 use crate::args::{TrimArgs, TrimConfig};
 use crate::calibration;
-use crate::commands::{hex, load_all};
+use crate::commands::load_all;
 use crate::output;
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
 use crate::session::{Bound, Session};
+use pdtrim_core::hash::sha256;
 
 pub(crate) fn run(args: TrimArgs, progress: Progress) -> Result<()> {
     let (force, json) = (args.force, args.json);
@@ -217,7 +217,7 @@ impl Run {
             "calibration": self.about_calibration,
             "boundary": self.config.boundary,
         });
-        Ok(hex(&Sha256::digest(about.to_string().as_bytes())))
+        Ok(sha256(about.to_string().as_bytes()))
     }
 }
 

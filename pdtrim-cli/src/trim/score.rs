@@ -9,9 +9,10 @@ use sha2::{Digest, Sha256};
 use super::repair::Repair;
 use super::search::Found;
 use super::{Run, prepared_name};
-use crate::commands::{boundaries, hex, session_info};
+use crate::commands::{boundaries, session_info};
 use crate::scoring::tokens_hash;
 use crate::session::Bound;
+use pdtrim_core::hash::hex;
 
 /// Encodes every task once; all modes are measured on the same tokens.
 pub(super) fn prepare(run: &Run, dense: &Bound) -> Result<Vec<Prepared>> {

@@ -3,9 +3,7 @@
 use anyhow::Result;
 use pdtrim_core::objective::{CalibrationLoss, Redundancy};
 use pdtrim_core::{BlockSet, PerStage};
-use pdtrim_search::{
-    CandidateSets, Evaluation, Ledger, Problem, StageProblem, Step, Strategy, Target,
-};
+use pdtrim_search::{CandidateSets, Evaluation, Ledger, Problem, StageProblem, Strategy, Target};
 
 use super::Run;
 use crate::args::StrategyArg;
@@ -131,19 +129,8 @@ impl Search<'_> {
             progress.say(&sizes);
             self.candidate_sets.push(sizes);
         }
-        let step = progress.step(&format!("search {what}"), 0);
-        let (mut planned, mut settled) = (0, 0);
-        let on_step = &mut |event| match event {
-            Step::Planned(evaluations) => {
-                planned += evaluations;
-                step.set_total(planned);
-            }
-            Step::Settled(evaluations) => {
-                settled += evaluations;
-                step.set_done(settled);
-            }
-            Step::Evaluated(_) | Step::Chosen { .. } => {}
-        };
+        let mut step = progress.search(&format!("search {what}"));
+        let on_step = &mut |event| step.hear(&event);
         let removed = self.strategy.search(problem, &mut self.ledger, on_step)?;
         drop(step);
         progress.say(&format!("search {what}: blocks {removed}"));

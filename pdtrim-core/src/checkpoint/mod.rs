@@ -122,10 +122,7 @@ impl Checkpoint {
         for path in files {
             hash_file(&path, &mut hasher)?;
         }
-        let digest = hasher.finalize();
-        let hash = digest.iter().fold("sha256:".to_owned(), |text, byte| {
-            format!("{text}{byte:02x}")
-        });
+        let hash = format!("sha256:{}", crate::hash::hex(&hasher.finalize()));
         Ok(self.hash.get_or_init(|| hash).clone())
     }
 

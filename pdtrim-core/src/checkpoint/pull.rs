@@ -8,7 +8,6 @@
 //! The cached file was checked when it was written; later only its size is compared, since hashing it would cost every
 //! command that names the model.
 
-use std::fmt::Write as _;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -18,6 +17,7 @@ use sha2::{Digest, Sha256};
 use super::hub::{self, HubId};
 use super::source::{Attempt, Origin, PullEvent, SourceError, SourceSettings};
 use super::wheel::{self, Wheel};
+use crate::hash::hex;
 
 #[cfg(test)]
 mod tests;
@@ -279,14 +279,6 @@ fn copy_checked(
         });
     }
     Ok(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 const LEFTOVER_PREFIX: &str = ".pull-";

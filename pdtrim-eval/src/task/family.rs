@@ -1,5 +1,6 @@
 //! From a file to its tasks: one, or one for each subject.
 
+use pdtrim_core::hash::sha256;
 use serde::Deserialize;
 use toml::Value;
 
@@ -8,7 +9,6 @@ use super::raw::RawTask;
 use super::sources::{HubData, RawSource, Source, Where};
 use super::{Examples, Task, TaskKind};
 use crate::error::{Error, Result};
-use crate::source::sha256;
 
 /// A subject and the key of the group it is in.
 struct Subject<'f> {

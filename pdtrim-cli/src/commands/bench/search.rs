@@ -41,22 +41,21 @@ pub(super) fn run(args: &SearchBenchArgs, progress: Progress) -> Result<()> {
     };
     let model = &session.model;
     let point: Point<'_, Searched> = Box::new(|| {
-        let step = progress.step("search: evaluations", 0);
-        let (mut chosen, mut settled) = (Vec::new(), 0);
+        let mut step = progress.search("search: evaluations");
+        let mut chosen = Vec::new();
         let evaluated = AtomicUsize::new(0);
         let (time, ()) = timed(model.device(), || {
             let loss = CalibrationLoss::new(model, &calibration, Rows::All, Boundary::Prefill);
             let mut ledger = Ledger::in_memory(&loss);
-            sleb.search(&problem, &mut ledger, &mut |event| match event {
-                Step::Planned(evaluations) => step.set_total(evaluations),
-                Step::Evaluated(_) => {
-                    evaluated.fetch_add(1, Ordering::Relaxed);
+            sleb.search(&problem, &mut ledger, &mut |event| {
+                step.hear(&event);
+                match event {
+                    Step::Evaluated(_) => {
+                        evaluated.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Step::Chosen { block, cost } => chosen.push((block.index(), cost)),
+                    Step::Planned(_) | Step::Settled(_) => {}
                 }
-                Step::Settled(units) => {
-                    settled += units;
-                    step.set_done(settled);
-                }
-                Step::Chosen { block, cost } => chosen.push((block.index(), cost)),
             })?;
             Ok(())
         })?;

@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use anyhow::Result;
 use pdtrim_core::objective::{CalibrationLoss, Objective, Rows};
 use pdtrim_core::plan::PlanCalibration;
-use pdtrim_core::{BlockSet, PerStage, Stage};
+use pdtrim_core::{BlockSet, PerStage};
 use pdtrim_search::calibration::{CalibrationSet, Corpus, WindowDraw};
-use pdtrim_search::{Ledger, Random, Sleb, StageProblem, Step, Strategy};
+use pdtrim_search::{Ledger, Random, Sleb, StageProblem, Strategy};
 
 use super::domains::Domain;
 use crate::args::CalibrationsArgs;
@@ -152,19 +152,7 @@ impl Comparison<'_> {
             nested: true,
             protect_ends: !self.args.unprotected_ends,
         };
-        let step = self.progress.step(what, 0);
-        let (mut planned, mut settled) = (0, 0);
-        let mut on_step = |_: Stage, event: Step| match event {
-            Step::Planned(evaluations) => {
-                planned += evaluations;
-                step.set_total(planned);
-            }
-            Step::Settled(evaluations) => {
-                settled += evaluations;
-                step.set_done(settled);
-            }
-            Step::Evaluated(_) | Step::Chosen { .. } => {}
-        };
-        Ok(problem.search(strategy, ledger, &mut on_step)?)
+        let mut step = self.progress.search(what);
+        Ok(problem.search(strategy, ledger, &mut |_, event| step.hear(&event))?)
     }
 }

@@ -12,16 +12,15 @@ use pdtrim_eval::TaskResult;
 use pdtrim_search::CostChange;
 use pdtrim_search::calibration::CalibrationSet;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::config::{Configuration, Job};
 use super::report::{Dense, Found, Saved, Saving};
 use crate::commands::bench::Stages;
-use crate::commands::hex;
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
 use crate::scoring::{Scoring, TaskScore};
 use crate::session::Session;
+use pdtrim_core::hash::sha256;
 
 /// What all runs share.
 pub(super) struct Comparison<'a> {
@@ -151,7 +150,7 @@ impl Comparison<'_> {
             "protect_ends": configuration.protect_ends,
             "of": about,
         });
-        Ok(hex(&Sha256::digest(serde_json::to_vec(&about)?)))
+        Ok(sha256(&serde_json::to_vec(&about)?))
     }
 }
 

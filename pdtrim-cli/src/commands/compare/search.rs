@@ -6,14 +6,13 @@ use anyhow::Result;
 use pdtrim_core::objective::{CalibrationLoss, Rows};
 use pdtrim_core::{BlockSet, PerStage};
 use pdtrim_search::calibration::CalibrationSet;
-use pdtrim_search::{Ledger, Problem, StageProblem, Step, Strategy, Target};
+use pdtrim_search::{Ledger, Problem, StageProblem, Strategy, Target};
 use serde_json::json;
 
 use super::config::Job;
 use super::measure::Comparison;
 use super::report::SearchCost;
 use crate::args::TargetArg;
-use crate::progress::{self, Progress};
 
 impl Comparison<'_> {
     /// The search, with the pass that measures redundancy.
@@ -61,7 +60,7 @@ impl Comparison<'_> {
             job.row.counts.decode,
             self.configuration.protect_ends,
         )?;
-        let mut shown = Shown::new(self.progress, job);
+        let mut shown = self.progress.search(&job.to_string());
         let removed = strategy.search(&problem, ledger, &mut |step| shown.hear(&step))?;
         Ok(PerStage::both(removed))
     }
@@ -80,38 +79,7 @@ impl Comparison<'_> {
             nested,
             protect_ends: self.configuration.protect_ends,
         };
-        let mut shown = Shown::new(self.progress, job);
+        let mut shown = self.progress.search(&job.to_string());
         Ok(problem.search(strategy, ledger, &mut |_, step| shown.hear(&step))?)
-    }
-}
-
-/// The progress of a search.
-struct Shown {
-    step: progress::Step,
-    planned: usize,
-    settled: usize,
-}
-
-impl Shown {
-    fn new(progress: Progress, job: Job) -> Self {
-        Self {
-            step: progress.step(&job.to_string(), 0),
-            planned: 0,
-            settled: 0,
-        }
-    }
-
-    fn hear(&mut self, event: &Step) {
-        match event {
-            Step::Planned(evaluations) => {
-                self.planned += evaluations;
-                self.step.set_total(self.planned);
-            }
-            Step::Settled(evaluations) => {
-                self.settled += evaluations;
-                self.step.set_done(self.settled);
-            }
-            Step::Evaluated(_) | Step::Chosen { .. } => {}
-        }
     }
 }

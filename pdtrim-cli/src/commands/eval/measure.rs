@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 use pdtrim_core::Boundary;
+use pdtrim_core::hash::sha256;
 use pdtrim_eval::{
     BatchSize, Dataset, EvalReport, Execution, JournalFile, Mode, PdScorer, Prepared, RunInfo,
     Task, TaskResult,
 };
 use serde_json::Map;
-use sha2::{Digest, Sha256};
 
 use super::tasks::load_all;
 use crate::args::{ModeArg, ScoreArgs};
@@ -150,7 +150,7 @@ impl Measuring<'_> {
         let plan = self.bound.plan.as_ref();
         Ok(RunInfo {
             plan: plan.map(|(path, _)| path.display().to_string()),
-            plan_sha256: plan.map(|(_, plan)| hex(&Sha256::digest(plan.to_toml().as_bytes()))),
+            plan_sha256: plan.map(|(_, plan)| sha256(plan.to_toml().as_bytes())),
             limit: self.args.limit.map(Into::into),
             batch_size: self.args.batch_size.map(Into::into),
             config,
@@ -185,10 +185,4 @@ pub(crate) fn session_info(session: &Session) -> Result<RunInfo> {
         dtype: format!("{:?}", session.dtype).to_lowercase(),
         ..RunInfo::default()
     })
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use pdtrim_eval::regression::Baseline;
 use pdtrim_eval::{EvalReport, Task, task_names};
 
-pub(crate) use measure::{boundaries, hex, session_info};
+pub(crate) use measure::{boundaries, session_info};
 pub(crate) use tasks::{load_all, load_tasks};
 
 use crate::args::{BaselineArgs, EvalArgs};

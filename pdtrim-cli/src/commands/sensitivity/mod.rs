@@ -9,15 +9,15 @@ use pdtrim_core::{BlockId, Boundary, PerStage};
 use pdtrim_eval::TaskResult;
 use pdtrim_search::calibration::{CalibrationSet, Corpus, Part};
 use pdtrim_search::{Ledger, RemovedFrom, Sensitivity};
-use sha2::{Digest, Sha256};
 
-use super::{hex, load_all};
+use super::load_all;
 use crate::args::SensitivityArgs;
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
 use crate::scoring::{Scoring, TaskScore};
 use crate::session::Session;
 use crate::{calibration, output, tables};
+use pdtrim_core::hash::sha256;
 use report::Report;
 
 pub(crate) fn run(args: &SensitivityArgs, progress: Progress) -> Result<()> {
@@ -130,6 +130,6 @@ impl Analysis<'_> {
             "boundary": self.args.boundary,
             "measured": what,
         });
-        Ok(hex(&Sha256::digest(about.to_string().as_bytes())))
+        Ok(sha256(about.to_string().as_bytes()))
     }
 }

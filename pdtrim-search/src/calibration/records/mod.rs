@@ -62,9 +62,7 @@ impl Reader {
 
 /// `sha256:` and the hash in hexadecimal.
 pub(super) fn hash_name(hasher: Sha256) -> String {
-    let digest = hasher.finalize();
-    let hex = digest.iter().map(|byte| format!("{byte:02x}"));
-    format!("sha256:{}", hex.collect::<String>())
+    format!("sha256:{}", pdtrim_core::hash::hex(&hasher.finalize()))
 }
 
 /// What a source needs of the folder of published files.
