@@ -1,7 +1,7 @@
 //! The operations of a block that Burn's public operations compute with needless work.
 //!
-//! Each has two bodies. `plain` is built from Burn's public operations and runs on every backend and
-//! element type. The others work on the CPU backend's own storage: activations in f32, weights, keys
+//! Each has two bodies. `plain` is built from Burn's public operations, runs on every backend and
+//! element type, and has gradients. The others work on the CPU backend's own storage: activations in f32, weights, keys
 //! and values in f32, bf16 or f16. Burn's own matrix product packs weights on every call, its bf16 one
 //! converts them on every call, its element-wise operations are single-threaded and its attention
 //! computes masked tiles (`burn-flex` 0.22); `benches/kernels.rs` times what is here.
@@ -100,7 +100,8 @@ pub(crate) fn rotate(heads: Tensor<4>, angles: &Angles) -> Tensor<4> {
 /// Causal grouped-query attention of `queries` `[batch, seq, n_heads, head_dim]` over `keys` and
 /// `values` `[batch, places, n_kv_heads, head_dim]`, the last `seq` places of which are the queries' own.
 pub(crate) fn attention(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<4> {
-    if !(is_flex_f32(&queries) && is_weight(&keys) && keys.dtype() == values.dtype()) {
+    let same = keys.dtype() == values.dtype();
+    if !(is_flex_f32(&queries) && is_weight(&keys) && is_weight(&values) && same) {
         return plain::attention(queries, keys, values);
     }
     from_flex(attention::attention(
@@ -183,7 +184,7 @@ pub(crate) fn select_rows(hidden: Tensor<2>, rows: &[usize]) -> Tensor<2> {
 /// What the kernels read without converting it first.
 fn is_weight<const D: usize>(tensor: &Tensor<D>) -> bool {
     let read = matches!(tensor.dtype(), DType::F32 | DType::BF16 | DType::F16);
-    read && tensor.device() == Device::flex()
+    read && is_flex(tensor)
 }
 
 /// See [`crate::device::host_peak_flops`].
@@ -194,7 +195,14 @@ pub(crate) fn host_peak_flops(dtype: DType) -> f64 {
 }
 
 fn is_flex_f32<const D: usize>(tensor: &Tensor<D>) -> bool {
-    tensor.dtype() == DType::F32 && tensor.device() == Device::flex()
+    tensor.dtype() == DType::F32 && is_flex(tensor)
+}
+
+/// Whether the tensor is on the CPU and nothing follows its gradient: Burn's own operations know their
+/// derivatives, those of this module do not.
+fn is_flex<const D: usize>(tensor: &Tensor<D>) -> bool {
+    let device = tensor.device();
+    device == Device::flex() && !device.is_autodiff()
 }
 
 fn flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {

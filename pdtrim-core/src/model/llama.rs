@@ -6,13 +6,13 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::module::{Initializer, Module, Param};
+use burn::module::{Initializer, Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Int, Tensor};
 
 use super::block::Block;
 use super::rope::RopeTable;
 use super::{BlockModel, ModelDims, Segment};
-use crate::block::BlockId;
+use crate::block::{BlockId, BlockSet};
 use crate::cache::{BlockCache, TokenPosition};
 use crate::config::ModelConfig;
 use crate::kernels::{self, Layer, TokenScore};
@@ -205,6 +205,30 @@ impl Llama {
         }
     }
 
+    /// The same model, whose weights in `blocks` ask for gradients: what depends on them runs on Burn's own
+    /// operations, which know their derivatives. All other weights are constants and shared.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the model reads its blocks one at a time.
+    #[must_use]
+    pub fn with_gradients(&self, blocks: &BlockSet) -> Self {
+        assert!(self.stream.is_none(), "a model that holds its blocks");
+        let mut weights = self.weights.clone();
+        for id in blocks.iter() {
+            let layer = &mut weights.layers[id.index()];
+            *layer = layer.clone().map(&mut Follow);
+        }
+        Self {
+            config: self.config.clone(),
+            weights,
+            stream: None,
+            rope: Arc::clone(&self.rope),
+            device: self.device.clone(),
+            dtype: self.dtype,
+        }
+    }
+
     /// The config.
     pub fn config(&self) -> &ModelConfig {
         &self.config
@@ -236,6 +260,16 @@ impl Llama {
             None => BlockRef::Held(&self.weights.layers[id.index()]),
             Some(stream) => BlockRef::Read(stream.block(id)),
         }
+    }
+}
+
+/// Makes constants into variables.
+struct Follow;
+
+impl ModuleMapper for Follow {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let weight = param.val().autodiff().require_grad();
+        Param::initialized(param.id, weight)
     }
 }
 
