@@ -1,8 +1,9 @@
 //! Remembers every cost, on disk if asked to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Instant;
 
 use pdtrim_core::journal::Journal;
 use pdtrim_core::objective::{Objective, mean_cost};
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// One evaluated candidate: the record of the journal and of the search trace.
+/// One evaluated candidate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {
@@ -21,21 +22,36 @@ pub struct Evaluation {
     pub cost: f64,
 }
 
-/// A candidate evaluated on some of the objective's units.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct UnitEvaluation {
-    removed: PerStage<Vec<usize>>,
-    /// Unit and cost.
-    unit_costs: Vec<(usize, f64)>,
+/// A line of the journal: a candidate evaluated in full, or on some of the objective's units.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum Record {
+    Whole {
+        removed: PerStage<Vec<usize>>,
+        cost: f64,
+        #[serde(default)]
+        seconds: f64,
+    },
+    Units {
+        removed: PerStage<Vec<usize>>,
+        /// Unit and cost.
+        unit_costs: Vec<(usize, f64)>,
+        #[serde(default)]
+        seconds: f64,
+    },
 }
 
-/// A line of the journal.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Record {
-    Whole(Evaluation),
-    Units(UnitEvaluation),
+/// What the candidates took that were asked for since an account was opened, whether they were
+/// evaluated then or earlier: the same for a search that was killed and went on, and for one that
+/// shares its ledger with others.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Account {
+    /// Candidates.
+    pub evaluations: usize,
+    /// The same, counted for each unit on which one was evaluated.
+    pub unit_evaluations: usize,
+    /// Wall time of their evaluation.
+    pub seconds: f64,
 }
 
 /// Costs known so far, in the order in which they became known.
@@ -44,6 +60,10 @@ pub struct Ledger<'a> {
     known: BTreeMap<PerStage<BlockSet>, f64>,
     /// Costs on single units, of candidates that were raced.
     on_units: BTreeMap<PerStage<BlockSet>, BTreeMap<usize, f64>>,
+    /// Seconds that each candidate took.
+    seconds: BTreeMap<PerStage<BlockSet>, f64>,
+    /// Candidates in the open account.
+    asked: BTreeSet<PerStage<BlockSet>>,
     trace: Vec<Evaluation>,
     journal: Option<Journal<Record>>,
     reused: usize,
@@ -56,6 +76,8 @@ impl<'a> Ledger<'a> {
             objective,
             known: BTreeMap::new(),
             on_units: BTreeMap::new(),
+            seconds: BTreeMap::new(),
+            asked: BTreeSet::new(),
             trace: Vec::new(),
             journal: None,
             reused: 0,
@@ -77,20 +99,27 @@ impl<'a> Ledger<'a> {
         let depth = objective.depth();
         for record in records {
             match record {
-                Record::Whole(evaluation) => {
-                    ledger.remember(sets(depth, &evaluation.removed)?, evaluation.cost);
+                Record::Whole {
+                    removed,
+                    cost,
+                    seconds,
+                } => {
+                    let removed = sets(depth, &removed)?;
+                    ledger.add_seconds(&removed, seconds);
+                    ledger.remember(removed, cost);
                 }
-                Record::Units(evaluation) => {
+                Record::Units {
+                    removed,
+                    unit_costs,
+                    seconds,
+                } => {
                     let units = objective.units();
-                    if let Some(&(found, _)) = evaluation
-                        .unit_costs
-                        .iter()
-                        .find(|(unit, _)| *unit >= units)
-                    {
+                    if let Some(&(found, _)) = unit_costs.iter().find(|(unit, _)| *unit >= units) {
                         return Err(Error::UnknownUnit { units, found });
                     }
-                    ledger
-                        .remember_units(&sets(depth, &evaluation.removed)?, evaluation.unit_costs);
+                    let removed = sets(depth, &removed)?;
+                    ledger.add_seconds(&removed, seconds);
+                    ledger.remember_units(&removed, unit_costs);
                 }
             }
         }
@@ -115,6 +144,35 @@ impl<'a> Ledger<'a> {
             .iter()
             .filter(|(removed, _)| !self.known.contains_key(removed))
             .map(|(removed, costs)| (removed, costs.len()))
+    }
+
+    /// Opens an account; what was asked before is not in it.
+    pub fn open_account(&mut self) {
+        self.asked.clear();
+    }
+
+    /// The open account; without [`open_account`](Self::open_account), of everything that was asked.
+    pub fn account(&self) -> Account {
+        let mut account = Account::default();
+        for candidate in &self.asked {
+            let whole = self.known.contains_key(candidate);
+            let on_units = self.on_units.get(candidate).map_or(0, BTreeMap::len);
+            let units = if whole { self.units() } else { on_units };
+            account.evaluations += usize::from(whole);
+            account.unit_evaluations += units;
+            account.seconds += self.seconds.get(candidate).copied().unwrap_or(0.0);
+        }
+        account
+    }
+
+    /// Wall time of all evaluations, in this run and those that it goes on from, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.seconds.values().sum()
+    }
+
+    /// Puts candidates into the account.
+    pub(crate) fn ask(&mut self, candidates: &[PerStage<BlockSet>]) {
+        self.asked.extend(candidates.iter().cloned());
     }
 
     /// Number of blocks of the model.
@@ -148,6 +206,7 @@ impl<'a> Ledger<'a> {
         candidates: &[PerStage<BlockSet>],
         on_cost: &mut (dyn FnMut(&Evaluation) + Send),
     ) -> Result<Vec<f64>> {
+        self.ask(candidates);
         let mut unknown: Vec<PerStage<BlockSet>> = Vec::new();
         for candidate in candidates {
             if !self.known.contains_key(candidate) && !unknown.contains(candidate) {
@@ -155,15 +214,23 @@ impl<'a> Ledger<'a> {
             }
         }
         let mut failed = None;
+        let mut watch = Stopwatch::start();
         let objective = self.objective;
         let evaluated = objective.costs(&unknown, &mut |index, cost| {
             if let Err(error) = check_finite(&unknown[index], &[cost]) {
                 failed = Some(error);
                 return ControlFlow::Break(());
             }
+            let seconds = watch.lap();
+            self.add_seconds(&unknown[index], seconds);
             let evaluation = self.remember(unknown[index].clone(), cost);
             on_cost(&evaluation);
-            self.append(&Record::Whole(evaluation), &mut failed)
+            let record = Record::Whole {
+                removed: evaluation.removed,
+                cost,
+                seconds,
+            };
+            self.append(&record, &mut failed)
         });
         if let Some(error) = failed {
             return Err(error);
@@ -189,6 +256,7 @@ impl<'a> Ledger<'a> {
         units: &[usize],
         on_units: &mut (dyn FnMut(usize, Option<&Evaluation>) + Send),
     ) -> Result<Vec<Vec<f64>>> {
+        self.ask(candidates);
         // Candidates that lack the same units are evaluated together.
         let mut lacking: BTreeMap<Vec<usize>, Vec<PerStage<BlockSet>>> = BTreeMap::new();
         for candidate in candidates {
@@ -217,6 +285,7 @@ impl<'a> Ledger<'a> {
         on_units: &mut (dyn FnMut(usize, Option<&Evaluation>) + Send),
     ) -> Result<()> {
         let mut failed = None;
+        let mut watch = Stopwatch::start();
         let objective = self.objective;
         let evaluated = objective.unit_costs(candidates, units, &mut |index, costs| {
             let removed = &candidates[index];
@@ -224,14 +293,17 @@ impl<'a> Ledger<'a> {
                 failed = Some(error);
                 return ControlFlow::Break(());
             }
+            let seconds = watch.lap();
+            self.add_seconds(removed, seconds);
             let costs: Vec<_> = units.iter().copied().zip(costs.iter().copied()).collect();
             let whole = self.remember_units(removed, costs.clone());
             on_units(costs.len(), whole.as_ref());
-            let evaluation = UnitEvaluation {
+            let record = Record::Units {
                 removed: indices(removed),
                 unit_costs: costs,
+                seconds,
             };
-            self.append(&Record::Units(evaluation), &mut failed)
+            self.append(&record, &mut failed)
         });
         if let Some(error) = failed {
             return Err(error);
@@ -265,6 +337,10 @@ impl<'a> Ledger<'a> {
         evaluation
     }
 
+    fn add_seconds(&mut self, removed: &PerStage<BlockSet>, seconds: f64) {
+        *self.seconds.entry(removed.clone()).or_default() += seconds;
+    }
+
     /// Breaks off with the error in `failed` if the record cannot be written.
     fn append(&mut self, record: &Record, failed: &mut Option<Error>) -> ControlFlow<()> {
         let journal = self.journal.as_mut();
@@ -275,6 +351,22 @@ impl<'a> Ledger<'a> {
                 ControlFlow::Break(())
             }
         }
+    }
+}
+
+/// Shares out the time of a call of the objective: each candidate has what passed since the one before.
+struct Stopwatch(Instant);
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn lap(&mut self) -> f64 {
+        let now = Instant::now();
+        let seconds = (now - self.0).as_secs_f64();
+        self.0 = now;
+        seconds
     }
 }
 
@@ -337,6 +429,12 @@ mod tests {
         });
         assert_eq!(costs.unwrap(), [3.0, 4.0]);
         assert_eq!(evaluated, [4.0]);
+        // What was asked, not what was evaluated.
+        let account = resumed.account();
+        assert_eq!((account.evaluations, account.unit_evaluations), (2, 2));
+        assert!(account.seconds <= resumed.seconds());
+        resumed.open_account();
+        assert_eq!(resumed.account(), Account::default());
         assert_eq!(Ledger::resume(&toy, &path, "toy").unwrap().reused(), 3);
     }
 

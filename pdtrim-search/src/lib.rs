@@ -51,7 +51,7 @@ mod toy;
 pub use agreement::{jaccard, mean_agreement, mean_agreement_within};
 pub use candidates::{CandidateSets, DistillThreshold};
 pub use error::{Error, Result};
-pub use ledger::{Evaluation, Ledger};
+pub use ledger::{Account, Evaluation, Ledger};
 pub use problem::{Problem, Target};
 pub use race::Racing;
 pub use sensitivity::{BlockSensitivity, CostChange, RemovedFrom, Sensitivity};

@@ -70,6 +70,7 @@ impl Racing {
         ledger: &mut Ledger<'_>,
         on_units: &mut (dyn FnMut(usize, Option<&Evaluation>) + Send),
     ) -> Result<Vec<Option<f64>>> {
+        ledger.ask(candidates);
         let units = ledger.units();
         let rounds = rounds(units);
         let order = shuffled(units, self.seed);

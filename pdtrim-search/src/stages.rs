@@ -21,7 +21,8 @@ pub struct StageProblem<'r> {
 }
 
 impl StageProblem<'_> {
-    /// The blocks that `strategy` chooses for prefill with D = ∅, and then for decode.
+    /// The blocks that `strategy` chooses for prefill with D = ∅, then for decode, and then for both if
+    /// it can.
     ///
     /// # Errors
     ///
@@ -43,7 +44,10 @@ impl StageProblem<'_> {
         };
         let problem = self.problem(target, Stage::Decode)?;
         let decode = strategy.search(&problem, ledger, &mut |step| on_step(Stage::Decode, step))?;
-        Ok(PerStage { prefill, decode })
+        let found = PerStage { prefill, decode };
+        strategy.refine(self, found, ledger, &mut |step| {
+            on_step(Stage::Decode, step)
+        })
     }
 
     /// Refuses what cannot be searched with `strategy`; decode with as many given blocks as prefill

@@ -45,9 +45,15 @@ pub(crate) struct CompareArgs {
     pub(crate) seeds: Vec<u64>,
     #[command(flatten)]
     pub(crate) windows: WindowArgs,
-    /// Held-out windows, as long as the others.
+    /// Held-out windows.
     #[arg(long, default_value = "16", value_name = "N")]
     pub(crate) held_out_windows: NonZeroUsize,
+    /// Tokens in a held-out window [default: as many as in the others].
+    #[arg(long, value_name = "N")]
+    pub(crate) held_out_window_tokens: Option<NonZeroUsize>,
+    /// As `trim --race-error`.
+    #[arg(long, value_name = "P", default_value = "0", value_parser = race_error)]
+    pub(crate) race_error: f64,
     /// Also let the first and the last block be removed.
     #[arg(long)]
     pub(crate) unprotected_ends: bool,
@@ -127,6 +133,11 @@ impl fmt::Display for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.index, self.of)
     }
+}
+
+fn race_error(text: &str) -> Result<f64, String> {
+    let error = text.parse().ok().filter(|error| (0.0..1.0).contains(error));
+    error.ok_or_else(|| "expected a number from 0 to below 1".to_owned())
 }
 
 fn share(text: &str) -> Result<f64, String> {

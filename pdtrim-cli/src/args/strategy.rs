@@ -62,10 +62,11 @@ pub(crate) enum StrategyArg {
 }
 
 impl StrategyArg {
-    /// The strategy with its default settings.
-    pub(crate) fn with_defaults(self, seed: u64) -> Result<Box<dyn Strategy>> {
+    /// The strategy with its default settings, but for these.
+    pub(crate) fn with_defaults(self, seed: u64, race_error: f64) -> Result<Box<dyn Strategy>> {
         let config = TrimConfig {
             strategy: self,
+            race_error,
             seed,
             ..TrimConfig::default()
         };

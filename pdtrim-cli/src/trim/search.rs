@@ -107,7 +107,22 @@ impl Search<'_> {
             &problem,
             pairs.map(|pairs| pairs.decode.as_slice()),
         )?;
-        Ok(PerStage { prefill, decode })
+        let found = PerStage { prefill, decode };
+        if config.strategy != StrategyArg::Pdtrim {
+            return Ok(found);
+        }
+        let mut step = self.run.progress.search("search both together");
+        let on_step = &mut |event| step.hear(&event);
+        let removed = self
+            .strategy
+            .refine(&both, found.clone(), &mut self.ledger, on_step)?;
+        drop(step);
+        if removed != found {
+            let PerStage { prefill, decode } = &removed;
+            let line = format!("search both together: blocks {prefill} and {decode}");
+            self.run.progress.say(&line);
+        }
+        Ok(removed)
     }
 
     fn problem(&self, target: Target, redundancy: &[f64], count: usize) -> Result<Problem> {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Place, read, said};
 
-const WORDS: [&str; 22] = [
+const WORDS: [&str; 24] = [
     "compare",
     "--model",
     "model",
@@ -24,6 +24,8 @@ const WORDS: [&str; 22] = [
     "16",
     "--held-out-windows",
     "3",
+    "--held-out-window-tokens",
+    "24",
     "--tasks",
     "everyday",
     "--limit",
@@ -94,7 +96,11 @@ fn every_combination_has_a_row_and_two_runs_agree() {
     let (rows, runs) = (&found["rows"], found["runs"].as_array().unwrap());
     assert_eq!(rows.as_array().unwrap().len(), 3 * 3 * 2);
     assert_eq!(runs.len(), 3 * 3 * 2 * 2);
-    assert_eq!(found["configuration"]["held_out"]["windows"], 3);
+    let held_out = &found["configuration"]["held_out"];
+    assert_eq!(
+        (&held_out["windows"], &held_out["window_tokens"]),
+        (&json!(3), &json!(24))
+    );
     let dense = found["dense"]["held_out_loss"].as_f64().unwrap();
     for run in runs {
         let one = &run["outcome"]["found"];
@@ -138,6 +144,18 @@ fn every_combination_has_a_row_and_two_runs_agree() {
     assert!(lines.iter().all(|line| line.len() == lines[0].len()));
     assert!(read(&place.path("one/compare.html")).contains("Cost of the search"));
 
+    // A search is charged for what another one had measured before.
+    let evaluations = |strategy: &str, decode: u64| -> u64 {
+        let run = runs.iter().find(|run| {
+            let same = run["strategy"] == strategy && run["target"] == "unified";
+            same && run["counts"]["decode"] == decode
+        });
+        run.unwrap()["outcome"]["found"]["search"]["evaluations"]
+            .as_u64()
+            .unwrap()
+    };
+    assert_eq!((evaluations("sleb", 1), evaluations("sleb", 2)), (3, 5));
+
     said(&mut place.pdtrim(&words("two", &[])));
     assert_eq!(object(&place, "two"), found);
     assert_eq!(csv(&place, "two"), lines);
@@ -155,15 +173,19 @@ fn a_row_that_was_lost_is_run_again_and_the_others_are_kept() {
     assert_eq!(files, FILES.map(|name| read(&place.path("out").join(name))));
 
     let state = place.path("out/.pdtrim");
-    fs::remove_file(state.join("run-sleb-pd-1-2-seed3.json")).unwrap();
-    let journal = state.join("search-sleb-pd-1-2-seed3.jsonl");
+    for lost in ["run", "search"] {
+        fs::remove_file(state.join(format!("{lost}-sleb-pd-1-2-seed3.json"))).unwrap();
+    }
+    let journal = state.join("evaluations-seed3.jsonl");
     let text = read(&journal);
     fs::write(&journal, &text[..text.len() / 2]).unwrap();
     let (_, notes) = said(&mut place.pdtrim(&words("out", &[])));
     assert_eq!(notes.matches("kept from an earlier run").count(), 35);
     assert_eq!(object(&place, "out"), before);
     assert_eq!(csv(&place, "out"), lines);
-    assert_eq!(read(&journal), text);
+    // Only what that search asks for is measured again.
+    let again = read(&journal);
+    assert!(again.lines().count() <= text.lines().count(), "{again}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod shortened_ppl;
 mod shortgpt;
 mod sleb;
 
-use pdtrim_core::{BlockId, BlockSet};
+use pdtrim_core::{BlockId, BlockSet, PerStage};
 
 pub use beam::Beam;
 pub use exact::Exact;
@@ -23,6 +23,7 @@ pub use sleb::Sleb;
 use crate::error::Result;
 use crate::ledger::{Evaluation, Ledger};
 use crate::problem::Problem;
+use crate::stages::StageProblem;
 
 /// What a search has to tell while it runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,4 +70,21 @@ pub trait Strategy {
         ledger: &mut Ledger<'_>,
         on_step: &mut (dyn FnMut(Step) + Send),
     ) -> Result<BlockSet>;
+
+    /// Given what was found for prefill and then for decode: the sets of both stages, chosen together.
+    /// Only [`PdTrim`] does so; the others keep what was found.
+    ///
+    /// # Errors
+    ///
+    /// As [`search`](Self::search).
+    fn refine(
+        &self,
+        problem: &StageProblem<'_>,
+        found: PerStage<BlockSet>,
+        ledger: &mut Ledger<'_>,
+        on_step: &mut (dyn FnMut(Step) + Send),
+    ) -> Result<PerStage<BlockSet>> {
+        let _ = (problem, ledger, on_step);
+        Ok(found)
+    }
 }

@@ -25,6 +25,7 @@ pub(super) struct Configuration {
     pub(super) targets: Vec<TargetArg>,
     pub(super) counts: Vec<usize>,
     pub(super) prefill_share: f64,
+    pub(super) race_error: f64,
     pub(super) seeds: Vec<u64>,
     /// The source; each run says what it drew from it.
     pub(super) calibration: String,
@@ -65,6 +66,7 @@ impl Configuration {
             targets: each_once(&args.targets),
             counts: each_once(&args.counts),
             prefill_share: args.prefill_share,
+            race_error: args.race_error,
             seeds: each_once(&args.seeds),
             calibration: calibration.to_owned(),
             calibration_items: args.windows.calibration_items.map(Into::into),

@@ -1,6 +1,6 @@
 //! One run: a search, and what its blocks cost on held-out windows and tasks.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -9,8 +9,8 @@ use pdtrim_core::objective::{CalibrationLoss, Objective, Rows};
 use pdtrim_core::pipeline::{PdModel, SendAll};
 use pdtrim_core::{BlockSet, Boundary, KvFill, PerStage};
 use pdtrim_eval::TaskResult;
-use pdtrim_search::CostChange;
 use pdtrim_search::calibration::CalibrationSet;
+use pdtrim_search::{CostChange, Ledger};
 use serde_json::json;
 
 use super::config::{Configuration, Job};
@@ -31,6 +31,10 @@ pub(super) struct Comparison<'a> {
     pub(super) scoring: &'a Scoring<'a>,
     /// By seed.
     pub(super) calibration: &'a BTreeMap<u64, CalibrationSet>,
+    /// J on the calibration windows, by seed.
+    pub(super) losses: &'a BTreeMap<u64, CalibrationLoss<'a>>,
+    /// What is known of it.
+    pub(super) ledgers: RefCell<BTreeMap<u64, Ledger<'a>>>,
     pub(super) held_out: &'a CalibrationSet,
     pub(super) baseline: OnceCell<Baseline>,
 }
@@ -42,7 +46,7 @@ pub(super) struct Baseline {
     results: Vec<TaskResult>,
 }
 
-impl Comparison<'_> {
+impl<'a> Comparison<'a> {
     pub(super) fn dense(&self) -> Result<Dense> {
         let baseline = self.baseline()?;
         Ok(Dense {
@@ -72,12 +76,12 @@ impl Comparison<'_> {
     }
 
     fn measure(&self, job: Job, set: &CalibrationSet) -> Result<Found> {
-        let loss = self.loss(set);
-        let (removed, search) = self.search(job, set, &loss)?;
+        let loss = self.loss_of(job.seed)?;
+        let (removed, search) = self.search(job, set)?;
         let dense = PerStage::dense(self.session.depth());
         let baseline = self.baseline()?;
-        let own = CostChange::paired(&unit_costs(&loss, &dense)?, &unit_costs(&loss, &removed)?);
-        let held_out = unit_costs(&self.loss(self.held_out), &removed)?;
+        let own = CostChange::paired(&unit_costs(loss, &dense)?, &unit_costs(loss, &removed)?);
+        let held_out = unit_costs(&self.held_out_loss(), &removed)?;
         let results = self.scoring.score(&removed)?;
         Ok(Found {
             removed: PerStage {
@@ -93,9 +97,16 @@ impl Comparison<'_> {
         })
     }
 
-    fn loss<'s>(&'s self, set: &'s CalibrationSet) -> CalibrationLoss<'s> {
+    /// J on the calibration windows of a seed.
+    pub(super) fn loss_of(&self, seed: u64) -> Result<&'a CalibrationLoss<'a>> {
+        let loss = self.losses.get(&seed);
+        loss.ok_or_else(|| anyhow!("seed {seed} is not in the list of seeds"))
+    }
+
+    fn held_out_loss(&self) -> CalibrationLoss<'_> {
         let (model, boundary) = (&self.session.model, self.configuration.boundary);
-        CalibrationLoss::new(model, &set.calibration, Rows::Continuation, boundary)
+        let held_out = &self.held_out.calibration;
+        CalibrationLoss::new(model, held_out, Rows::Continuation, boundary)
     }
 
     fn baseline(&self) -> Result<&Baseline> {
@@ -103,7 +114,7 @@ impl Comparison<'_> {
             return Ok(known);
         }
         let dense = PerStage::dense(self.session.depth());
-        let losses = unit_costs(&self.loss(self.held_out), &dense)?;
+        let losses = unit_costs(&self.held_out_loss(), &dense)?;
         let results = self.scoring.score(&dense)?;
         Ok(self.baseline.get_or_init(|| Baseline { losses, results }))
     }

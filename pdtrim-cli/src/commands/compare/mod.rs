@@ -9,11 +9,12 @@ mod report;
 mod search;
 mod table;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail, ensure};
 use pdtrim_core::Boundary;
+use pdtrim_core::objective::{CalibrationLoss, Rows};
 use pdtrim_search::calibration::{CalibrationSet, Corpus, Part, WindowDraw};
 
 use super::load_all;
@@ -57,6 +58,10 @@ fn measure(args: &CompareArgs, progress: Progress) -> Result<(RunFolder, Measure
         &held_out,
         WindowDraw {
             windows: args.held_out_windows.get(),
+            window_tokens: args
+                .held_out_window_tokens
+                .unwrap_or(args.windows.window_tokens)
+                .get(),
             ..args.windows.draw(0)
         },
     )?;
@@ -74,6 +79,12 @@ fn measure(args: &CompareArgs, progress: Progress) -> Result<(RunFolder, Measure
         .into_iter()
         .map(|seed| Ok((seed, draw(&calibration, args.windows.draw(seed))?)));
     let by_seed = by_seed.collect::<Result<BTreeMap<u64, CalibrationSet>>>()?;
+    let mut losses = BTreeMap::new();
+    for (&seed, set) in &by_seed {
+        let (windows, rows) = (&set.calibration, Rows::Continuation);
+        let loss = CalibrationLoss::new(&session.model, windows, rows, args.boundary);
+        losses.insert(seed, loss);
+    }
     let kept = (&folder, progress);
     let scoring = Scoring::new(&session, kept, Boundary::Decode, tasks, args.limit)?;
     let comparison = Comparison {
@@ -83,6 +94,8 @@ fn measure(args: &CompareArgs, progress: Progress) -> Result<(RunFolder, Measure
         progress,
         scoring: &scoring,
         calibration: &by_seed,
+        losses: &losses,
+        ledgers: RefCell::default(),
         held_out: &held_out,
         baseline: OnceCell::new(),
     };

@@ -74,9 +74,9 @@ pub(super) struct Saving {
 /// What the search took.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct SearchCost {
-    /// With the pass that measures redundancy; absent where a killed search went on.
-    pub(super) seconds: Option<f64>,
-    /// Candidates that were evaluated.
+    /// With the pass that measures redundancy, and with evaluations that an earlier search had made.
+    pub(super) seconds: f64,
+    /// Candidates whose cost the search asked for.
     pub(super) evaluations: usize,
     /// The same, counted for each window.
     pub(super) window_evaluations: usize,
@@ -167,7 +167,7 @@ fn summary(measured: &Measured, row: Row) -> Option<Summary> {
         held_out_rise: spread(&|found| Some(found.held_out.rise)),
         prefill_flops_saved: spread(&|found| Some(found.saved.prefill_flops.share)),
         decode_weight_bytes_saved: spread(&|found| Some(found.saved.decode_weight_bytes.share)),
-        search_seconds: spread(&|found| found.search.seconds),
+        search_seconds: spread(&|found| Some(found.search.seconds)),
         evaluations: spread(&|found| Some(found.search.evaluations as f64)),
         window_evaluations: spread(&|found| Some(found.search.window_evaluations as f64)),
         tasks: (0..measured.dense.tasks.len()).map(task).collect(),

@@ -1,5 +1,6 @@
 //! A run's search, and what it takes.
 
+use std::collections::btree_map::Entry;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -14,33 +15,63 @@ use super::measure::Comparison;
 use super::report::SearchCost;
 use crate::args::TargetArg;
 
+/// A search's blocks and its cost.
+type Kept = (PerStage<Vec<usize>>, SearchCost);
+
 impl Comparison<'_> {
-    /// The search, with the pass that measures redundancy.
+    /// The search, or what an earlier run kept of it. Searches on the same windows share what they
+    /// measure; each is charged for all that it asks for.
     pub(super) fn search(
         &self,
         job: Job,
         set: &CalibrationSet,
-        loss: &CalibrationLoss<'_>,
     ) -> Result<(PerStage<BlockSet>, SearchCost)> {
-        let journal = self.folder.journal(&format!("search-{}", job.file_name()));
-        let mut ledger = Ledger::resume(loss, &journal, &self.fingerprint(set, &json!(job))?)?;
-        let strategy = job.row.strategy.with_defaults(job.seed)?;
-        let resumed = ledger.reused() > 0;
-        let begun = Instant::now();
-        let removed = match job.row.target {
-            TargetArg::Unified => self.unified(job, set, strategy.as_ref(), &mut ledger),
-            TargetArg::Pd => self.stages(job, loss, strategy.as_ref(), &mut ledger, true),
-            TargetArg::PdIndependent => {
-                self.stages(job, loss, strategy.as_ref(), &mut ledger, false)
+        let depth = self.session.depth();
+        let name = format!("search-{}", job.file_name());
+        let fingerprint = self.fingerprint(set, &json!(["search", job]))?;
+        if let Some((removed, cost)) = self.folder.kept::<Kept>(&name, &fingerprint) {
+            let set = |indices: Vec<usize>| BlockSet::from_indices(depth, indices);
+            let removed = PerStage {
+                prefill: set(removed.prefill)?,
+                decode: set(removed.decode)?,
+            };
+            return Ok((removed, cost));
+        }
+        let strategy = job
+            .row
+            .strategy
+            .with_defaults(job.seed, self.configuration.race_error)?;
+        let loss = self.loss_of(job.seed)?;
+        let mut ledgers = self.ledgers.borrow_mut();
+        let ledger = match ledgers.entry(job.seed) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let journal = self
+                    .folder
+                    .journal(&format!("evaluations-seed{}", job.seed));
+                let fingerprint = self.fingerprint(set, &json!("evaluations"))?;
+                entry.insert(Ledger::resume(loss, &journal, &fingerprint)?)
             }
-        }?;
-        let dropped: usize = ledger.dropped().map(|(_, windows)| windows).sum();
-        let evaluations = ledger.trace().len();
-        let cost = SearchCost {
-            seconds: (!resumed).then(|| begun.elapsed().as_secs_f64()),
-            evaluations,
-            window_evaluations: evaluations * ledger.units() + dropped,
         };
+        ledger.open_account();
+        let (begun, known) = (Instant::now(), ledger.seconds());
+        let removed = match job.row.target {
+            TargetArg::Unified => self.unified(job, set, strategy.as_ref(), ledger),
+            TargetArg::Pd => self.stages(job, loss, strategy.as_ref(), ledger, true),
+            TargetArg::PdIndependent => self.stages(job, loss, strategy.as_ref(), ledger, false),
+        }?;
+        let account = ledger.account();
+        let beside = begun.elapsed().as_secs_f64() - (ledger.seconds() - known);
+        let cost = SearchCost {
+            seconds: account.seconds + beside.max(0.0),
+            evaluations: account.evaluations,
+            window_evaluations: account.unit_evaluations,
+        };
+        let indices = PerStage {
+            prefill: removed.prefill.to_indices(),
+            decode: removed.decode.to_indices(),
+        };
+        self.folder.keep(&name, &fingerprint, &(indices, cost))?;
         Ok((removed, cost))
     }
 

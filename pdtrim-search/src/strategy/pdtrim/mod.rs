@@ -2,12 +2,14 @@
 //! the end.
 
 mod annealing;
+mod joint;
 mod validation;
 mod walk;
 
-use pdtrim_core::BlockSet;
+use pdtrim_core::{BlockSet, PerStage};
 
 pub use annealing::Annealing;
+use joint::Joint;
 pub use validation::Validation;
 use walk::Walk;
 
@@ -17,6 +19,7 @@ use crate::error::Result;
 use crate::ledger::Ledger;
 use crate::problem::Problem;
 use crate::race::Racing;
+use crate::stages::StageProblem;
 
 /// Iterative removal with simulated annealing (arXiv:2509.04467, iterative block removal).
 ///
@@ -25,6 +28,11 @@ use crate::race::Racing;
 /// the best set ever met counts. At the end all swaps of it are tried, again and again until none is
 /// better: the result is never worse than its start, nor than any set that is one swap away, and ties
 /// go to the lowest blocks. Given blocks are never swapped out.
+///
+/// Prefill is searched with D = ∅, and decode then has to be without prefill's blocks too: so at the end
+/// both sets are moved together ([`refine`](Strategy::refine)), by their cost as they will run. The start
+/// is the better of what was found and of the other order: decode's blocks with a whole prefill, and
+/// prefill's out of those. Ours; the paper does not say how the two sets are brought together.
 ///
 /// The paper also replaces two neighbouring blocks by a distilled one; without a repair that trains it,
 /// the [distillation set](crate::CandidateSets) is not used.
@@ -129,5 +137,21 @@ impl Strategy for PdTrim<'_> {
         walk.descend()?;
         let chosen = self.choose(problem, &walk, starts)?;
         Ok(walk.into_measuring().choose(chosen))
+    }
+
+    fn refine(
+        &self,
+        problem: &StageProblem<'_>,
+        found: PerStage<BlockSet>,
+        ledger: &mut Ledger<'_>,
+        on_step: &mut (dyn FnMut(Step) + Send),
+    ) -> Result<PerStage<BlockSet>> {
+        let joint = Joint {
+            problem,
+            racing: self.racing,
+            ledger,
+            on_step,
+        };
+        joint.refine(found)
     }
 }
