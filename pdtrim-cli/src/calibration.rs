@@ -36,6 +36,36 @@ pub(crate) fn draw_disjoint(
     })
 }
 
+/// The windows of `set` and `more` others of the same corpus.
+pub(crate) fn draw_beside(
+    session: &Session,
+    corpus: &Corpus,
+    set: &CalibrationSet,
+    wanted: &WindowDraw,
+    more: usize,
+    progress: Progress,
+) -> Result<Calibration> {
+    let draw = |seed| {
+        let wanted = WindowDraw {
+            seed,
+            windows: more,
+            ..*wanted
+        };
+        draw_disjoint(session, corpus, &wanted, &[&set.calibration], progress)
+    };
+    // Other items of a source that has some; of a text whatever else is left.
+    let others = draw(wanted.seed).or_else(|_| draw(0));
+    let others = others.with_context(|| {
+        let name = corpus.name();
+        format!("cannot draw {more} validation windows beside the calibration windows of {name}")
+    })?;
+    let all = [&set.calibration, &others.calibration].map(Calibration::windows);
+    Ok(Calibration::new(
+        all.concat(),
+        set.calibration.prompt_tokens(),
+    )?)
+}
+
 fn with_model<T>(
     session: &Session,
     wanted: &WindowDraw,

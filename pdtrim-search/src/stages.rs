@@ -46,7 +46,7 @@ impl StageProblem<'_> {
         let decode = strategy.search(&problem, ledger, &mut |step| on_step(Stage::Decode, step))?;
         let found = PerStage { prefill, decode };
         strategy.refine(self, found, ledger, &mut |step| {
-            on_step(Stage::Decode, step)
+            on_step(Stage::Decode, step);
         })
     }
 

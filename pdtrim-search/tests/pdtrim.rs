@@ -7,14 +7,15 @@ mod pairwise;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
 
 use pairwise::Pairwise;
 use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Rows};
 use pdtrim_core::testing::TinyModel;
 use pdtrim_core::{BlockSet, Boundary};
 use pdtrim_search::{
-    Annealing, Beam, Error, Exact, Ledger, PdTrim, Problem, ShortGpt, Sleb, Strategy, Target, Toy,
-    Validation,
+    Annealing, Beam, Error, Exact, Ledger, PdTrim, Problem, Racing, ShortGpt, Sleb, Strategy,
+    Target, Toy, Validation,
 };
 use proptest::prelude::*;
 
@@ -211,28 +212,35 @@ fn temperatures_that_do_not_fall_are_refused() {
 }
 
 #[test]
-fn validation_takes_the_best_by_both_objectives_among_the_best_by_one() {
-    // Block 1 looks cheapest by a hair, but not on the other windows; 4 is cheap there only, and 3,
-    // the most redundant, is a start.
+fn validation_decides_on_the_other_windows() {
+    // Block 1 looks cheapest; on the other windows 4 is.
     let search_costs = Toy::new(vec![9.0, 1.0, 1.01, 1.5, 5.0, 9.0]);
     let other_costs = Toy::new(vec![9.0, 3.0, 1.0, 2.0, 0.0, 9.0]);
     let redundancy = [0.0, 0.0, 0.0, 0.9, 0.0, 0.0];
     let problem = Problem::new(Target::Prefill, &redundancy, 1, true).unwrap();
     let validated = |among, other| {
-        let validation =
-            Validation::new(Ledger::in_memory(other), NonZeroUsize::new(among).unwrap());
-        let strategy = pdtrim(0.1, 0).with_validation(validation);
+        let strategy = pdtrim(0.1, 0).with_validation(validation(other, among));
         search(&strategy, &problem, &search_costs).to_indices()
     };
-    assert_eq!(
-        search(&pdtrim(0.1, 0), &problem, &search_costs).to_indices(),
-        [1]
-    );
-    // 1 and 3 only: 4.0 and 3.5.
-    assert_eq!(validated(1, &other_costs), [3]);
-    assert_eq!(validated(2, &other_costs), [2]);
-    assert_eq!(validated(8, &other_costs), [2]);
+    let alone = search(&pdtrim(0.1, 0), &problem, &search_costs);
+    assert_eq!(alone.to_indices(), [1]);
+    assert_eq!(validated(1, &other_costs), [4]);
     assert_eq!(validated(8, &search_costs), [1]);
+    // A trap on the other windows, which swaps do not lead out of; the walk did.
+    let trap = Pairwise::trap();
+    let redundancy = [0.0, 0.9, 0.1, 0.1, 0.9, 0.0];
+    let problem = Problem::new(Target::Unified, &redundancy, 2, true).unwrap();
+    let trapped = |among| {
+        let strategy = pdtrim(3.0, 0).with_validation(validation(&trap, among));
+        search(&strategy, &problem, &trap).to_indices()
+    };
+    assert_eq!(trapped(1), [2, 3]);
+}
+
+fn validation(other: &dyn Objective, among: usize) -> Validation<'_> {
+    let among = NonZeroUsize::new(among).unwrap();
+    let ledger = Arc::new(Mutex::new(Ledger::in_memory(other)));
+    Validation::new(ledger, among, Racing::default())
 }
 
 #[test]
@@ -240,8 +248,7 @@ fn a_cost_on_the_other_windows_that_is_no_number_is_an_error() {
     let toy = Toy::new(vec![1.0; 6]);
     let other = Toy::new(vec![f64::NAN; 6]);
     let problem = Problem::new(Target::Prefill, &[0.0; 6], 1, true).unwrap();
-    let validation = Validation::new(Ledger::in_memory(&other), NonZeroUsize::MIN);
-    let strategy = pdtrim(0.1, 0).with_validation(validation);
+    let strategy = pdtrim(0.1, 0).with_validation(validation(&other, 1));
     let failed = strategy.search(&problem, &mut Ledger::in_memory(&toy), &mut |_| {});
     assert!(matches!(failed, Err(Error::CostNotFinite { .. })));
 }

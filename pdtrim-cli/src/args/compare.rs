@@ -51,6 +51,12 @@ pub(crate) struct CompareArgs {
     /// Tokens in a held-out window [default: as many as in the others].
     #[arg(long, value_name = "N")]
     pub(crate) held_out_window_tokens: Option<NonZeroUsize>,
+    /// As `trim --anneal-steps`.
+    #[arg(long, value_name = "N")]
+    pub(crate) anneal_steps: Option<usize>,
+    /// As `trim --validation-windows`.
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(crate) validation_windows: usize,
     /// As `trim --race-error`.
     #[arg(long, value_name = "P", default_value = "0", value_parser = race_error)]
     pub(crate) race_error: f64,

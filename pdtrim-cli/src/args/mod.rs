@@ -30,7 +30,7 @@ pub(crate) use logprobs::LogprobsArgs;
 pub(crate) use model::{DEFAULT_MODEL, DtypeArg, ModelArgs};
 pub(crate) use plan::PlanArgs;
 pub(crate) use sensitivity::SensitivityArgs;
-pub(crate) use strategy::StrategyArg;
+pub(crate) use strategy::{StrategyArg, ValidationLedger};
 pub(crate) use trim::{KvSelectionArg, RepairArg, TrimArgs, TrimConfig};
 pub(crate) use windows::WindowArgs;
 

@@ -1,12 +1,13 @@
 //! Which strategy, and what it is told.
 
 use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use pdtrim_search::{
-    Annealing, Beam, DistillThreshold, Exact, PdTrim, Racing, Random, ShortGpt, ShortenedPpl, Sleb,
-    Strategy,
+    Annealing, Beam, DistillThreshold, Exact, Ledger, PdTrim, Racing, Random, ShortGpt,
+    ShortenedPpl, Sleb, Strategy, Validation,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,10 @@ pub(crate) struct StrategyArgs {
     /// Temperature of its last step; it falls geometrically [default: 0.01].
     #[arg(long, value_name = "T")]
     pub(crate) anneal_end: Option<f64>,
+    /// Windows beside the calibration windows on which pdtrim decides between the sets that its walk
+    /// found, and makes its closing passes; the more, the less it fits the luck of a few [default: 0].
+    #[arg(long, value_name = "N")]
+    pub(crate) validation_windows: Option<usize>,
     /// Joint redundancy from which pdtrim counts two neighbouring blocks as a pair that one distilled
     /// block could replace [default: 0.95].
     #[arg(long, value_name = "D")]
@@ -61,19 +66,6 @@ pub(crate) enum StrategyArg {
     Random,
 }
 
-impl StrategyArg {
-    /// The strategy with its default settings, but for these.
-    pub(crate) fn with_defaults(self, seed: u64, race_error: f64) -> Result<Box<dyn Strategy>> {
-        let config = TrimConfig {
-            strategy: self,
-            race_error,
-            seed,
-            ..TrimConfig::default()
-        };
-        config.search_strategy()
-    }
-}
-
 impl StrategyArgs {
     /// Flags win over the file.
     pub(super) fn resolve(self, config: &mut TrimConfig) {
@@ -83,17 +75,34 @@ impl StrategyArgs {
         set(&mut config.anneal_steps, self.anneal_steps);
         set(&mut config.anneal_start, self.anneal_start);
         set(&mut config.anneal_end, self.anneal_end);
+        set(&mut config.validation_windows, self.validation_windows);
         set(&mut config.distill_threshold, self.distill_threshold);
     }
 }
 
+/// Costs on the windows that `pdtrim` decides on.
+pub(crate) type ValidationLedger<'v> = Arc<Mutex<Ledger<'v>>>;
+
+/// Sets of a walk that are compared on those windows.
+const VALIDATED: NonZeroUsize = NonZeroUsize::new(16).expect("not 0");
+/// Probability with which each of those comparisons may drop the best.
+const VALIDATION_ERROR: f64 = 0.05;
+
 impl TrimConfig {
+    fn validation<'v>(&self, ledger: ValidationLedger<'v>) -> Result<Validation<'v>> {
+        let racing = Racing::new(VALIDATION_ERROR, self.seed)?;
+        Ok(Validation::new(ledger, VALIDATED, racing))
+    }
+
     pub(crate) fn distill_threshold(&self) -> Result<DistillThreshold> {
         DistillThreshold::new(self.distill_threshold).context("distill-threshold")
     }
 
-    /// The strategy; refuses numbers that none of them takes.
-    pub(crate) fn search_strategy(&self) -> Result<Box<dyn Strategy>> {
+    /// The strategy; refuses numbers that none of them takes. `validation` is `pdtrim`'s.
+    pub(crate) fn search_strategy<'v>(
+        &self,
+        validation: Option<ValidationLedger<'v>>,
+    ) -> Result<Box<dyn Strategy + 'v>> {
         let racing = Racing::new(self.race_error, self.seed).context("race-error")?;
         let annealing = Annealing {
             steps: self.anneal_steps,
@@ -103,7 +112,13 @@ impl TrimConfig {
         };
         let pdtrim = PdTrim::new(annealing).context("anneal-start and anneal-end")?;
         Ok(match self.strategy {
-            StrategyArg::Pdtrim => Box::new(pdtrim.with_racing(racing)),
+            StrategyArg::Pdtrim => {
+                let pdtrim = pdtrim.with_racing(racing);
+                Box::new(match validation {
+                    Some(ledger) => pdtrim.with_validation(self.validation(ledger)?),
+                    None => pdtrim,
+                })
+            }
             StrategyArg::Sleb => Box::new(Sleb { racing }),
             StrategyArg::Beam => Box::new(Beam {
                 width: self.beam_width,

@@ -152,6 +152,7 @@ pub(crate) struct TrimConfig {
     pub(crate) anneal_steps: usize,
     pub(crate) anneal_start: f64,
     pub(crate) anneal_end: f64,
+    pub(crate) validation_windows: usize,
     pub(crate) distill_threshold: f64,
     pub(crate) unprotected_ends: bool,
     pub(crate) independent: bool,
@@ -197,6 +198,7 @@ impl Default for TrimConfig {
             anneal_steps: annealing.steps,
             anneal_start: annealing.start_temperature,
             anneal_end: annealing.end_temperature,
+            validation_windows: 0,
             distill_threshold: DistillThreshold::default().value(),
             unprotected_ends: false,
             independent: false,
@@ -273,7 +275,7 @@ impl TrimConfig {
             !(config.unified && config.independent),
             "unified and independent exclude each other"
         );
-        config.search_strategy()?;
+        config.search_strategy(None)?;
         config.distill_threshold()?;
         Ok(config)
     }
@@ -415,11 +417,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.toml");
         let text = "strategy = \"shortened-ppl\"\nbeam-width = 9\nanneal-steps = 7\n\
-            anneal-start = 0.5\nanneal-end = 0.25\ndistill-threshold = 0.9\n";
+            anneal-start = 0.5\nanneal-end = 0.25\nvalidation-windows = 3\ndistill-threshold = 0.9\n";
         std::fs::write(&path, text).unwrap();
         let file = resolve(&["--config", path.to_str().unwrap()]).unwrap();
         let flags = "--strategy shortened-ppl --beam-width 9 --anneal-steps 7 --anneal-start 0.5 \
-            --anneal-end 0.25 --distill-threshold 0.9";
+            --anneal-end 0.25 --validation-windows 3 --distill-threshold 0.9";
         let words: Vec<&str> = flags.split_whitespace().collect();
         assert_eq!(file, resolve(&words).unwrap());
         for name in [
@@ -432,7 +434,7 @@ mod tests {
             "random",
         ] {
             let config = resolve(&["--strategy", name]).unwrap();
-            assert_eq!(config.search_strategy().unwrap().name(), name);
+            assert_eq!(config.search_strategy(None).unwrap().name(), name);
         }
     }
 

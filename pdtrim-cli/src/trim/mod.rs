@@ -14,7 +14,7 @@ use pdtrim_core::{KvPlan, PerStage, Plan};
 use pdtrim_eval::{Dataset, EvalReport, Prepared, Task};
 use pdtrim_search::calibration::{Corpus, Part};
 
-use crate::args::{TrimArgs, TrimConfig};
+use crate::args::{StrategyArg, TrimArgs, TrimConfig};
 use crate::calibration;
 use crate::commands::load_all;
 use crate::output;
@@ -43,6 +43,8 @@ struct Run {
     tasks: Vec<(Task, Dataset)>,
     calibration: Calibration,
     about_calibration: PlanCalibration,
+    /// The calibration windows and others, where `pdtrim` decides on more.
+    validation: Option<Calibration>,
     repair: Option<repair::Windows>,
 }
 
@@ -84,10 +86,17 @@ impl Run {
         let folder = RunFolder::open(&config.out, force)?;
         let session = Session::open(&config.model_args(), progress)?.for_long_work();
         let set = calibration::draw(&session, &corpus, &config.window_draw(), progress)?;
-        let selection = &set.calibration;
+        let more = config.validation_windows;
+        let validates = config.strategy == StrategyArg::Pdtrim && more > 0;
+        let wanted = config.window_draw();
+        let validation = validates
+            .then(|| calibration::draw_beside(&session, &corpus, &set, &wanted, more, progress));
+        let validation = validation.transpose()?;
+        let selection = validation.as_ref().unwrap_or(&set.calibration);
         let repair = repair.map(|sources| sources.draw(&session, &config, selection, progress));
         Ok(Self {
             repair: repair.transpose()?,
+            validation,
             config,
             progress,
             folder,

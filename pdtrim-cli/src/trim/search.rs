@@ -1,7 +1,9 @@
 //! Blocks for prefill, then blocks for decode, or one set for both.
 
+use std::sync::{Arc, Mutex};
+
 use anyhow::Result;
-use pdtrim_core::objective::{CalibrationLoss, Redundancy};
+use pdtrim_core::objective::{CalibrationLoss, Redundancy, Rows};
 use pdtrim_core::{BlockSet, PerStage};
 use pdtrim_search::{CandidateSets, Evaluation, Ledger, Problem, StageProblem, Strategy, Target};
 
@@ -33,9 +35,22 @@ pub(super) fn run(run: &Run, loss: &CalibrationLoss<'_>, redundancy: &Redundancy
             "reusing {reused} evaluations of an earlier run (--force starts over)"
         ));
     }
+    let validation = run.validation.as_ref().map(|windows| {
+        let (rows, boundary) = (Rows::Continuation, run.config.boundary);
+        CalibrationLoss::new(&run.session.model, windows, rows, boundary)
+    });
+    let validation = validation.as_ref().map(|loss| {
+        let (journal, windows) = (
+            run.folder.journal("validation"),
+            run.config.validation_windows,
+        );
+        let fingerprint = format!("{} and {windows} windows", run.fingerprint()?);
+        let ledger = Ledger::resume(loss, &journal, &fingerprint)?;
+        Ok::<_, anyhow::Error>(Arc::new(Mutex::new(ledger)))
+    });
     let mut search = Search {
         run,
-        strategy: run.config.search_strategy()?,
+        strategy: run.config.search_strategy(validation.transpose()?)?,
         redundancy: &redundancy.0,
         pairs: pairs.as_ref().map(|pairs| &pairs.0),
         ledger,
@@ -52,7 +67,7 @@ pub(super) fn run(run: &Run, loss: &CalibrationLoss<'_>, redundancy: &Redundancy
 /// The searches of a run.
 struct Search<'s> {
     run: &'s Run,
-    strategy: Box<dyn Strategy>,
+    strategy: Box<dyn Strategy + 's>,
     redundancy: &'s PerStage<Vec<f64>>,
     pairs: Option<&'s PerStage<Vec<f64>>>,
     ledger: Ledger<'s>,

@@ -303,3 +303,48 @@ fn wrong_usage_is_refused() {
         place.usage(words);
     }
 }
+
+#[test]
+fn windows_that_pdtrim_decides_on_count_as_its_search() {
+    let place = Place::new();
+    let run = |out: &str, more: &[&str]| {
+        let few = [
+            "compare",
+            "--model",
+            "model",
+            "--strategies",
+            "sleb,pdtrim",
+            "--targets",
+            "unified,pd",
+            "--counts",
+            "2",
+            "--windows",
+            "2",
+            "--window-tokens",
+            "16",
+            "--seeds",
+            "0",
+            "--anneal-steps",
+            "3",
+            "--out",
+            out,
+        ];
+        said(&mut place.pdtrim(&[&few[..], more].concat()));
+        let object = object(&place, out);
+        let evaluations = object["runs"].as_array().unwrap().iter().map(|run| {
+            let search = &run["outcome"]["found"]["search"];
+            search["window_evaluations"].as_u64().unwrap()
+        });
+        evaluations.collect::<Vec<_>>()
+    };
+    let alone = run("alone", &[]);
+    let validated = run("validated", &["--validation-windows", "4"]);
+    for (strategy, (alone, validated)) in alone.into_iter().zip(validated).enumerate() {
+        let is_pdtrim = strategy % 2 == 1;
+        assert_eq!(validated > alone, is_pdtrim, "{alone}, {validated}");
+    }
+    // A text that has no more to give.
+    let words = ["trim", "--model", "model", "--strategy", "pdtrim"];
+    let error = place.failure(&[&words[..], &["--validation-windows", "100000"]].concat());
+    assert!(error.contains("100000 validation windows"), "{error}");
+}

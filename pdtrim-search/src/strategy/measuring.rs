@@ -2,12 +2,13 @@
 
 use std::cmp::Ordering;
 
-use pdtrim_core::BlockSet;
+use pdtrim_core::{BlockSet, PerStage};
 
 use super::Step;
 use crate::error::Result;
-use crate::ledger::Ledger;
+use crate::ledger::{Evaluation, Ledger};
 use crate::problem::Problem;
+use crate::race::Racing;
 
 /// A set of removed blocks and its cost.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +23,34 @@ impl State {
         let by_cost = self.cost.total_cmp(&other.cost);
         by_cost.then_with(|| self.set.cmp(&other.set))
     }
+}
+
+/// Costs of candidates that were planned, raced if `racing` says so; `None` for those that were dropped.
+pub(super) fn raced_costs(
+    racing: &Racing,
+    candidates: &[PerStage<BlockSet>],
+    ledger: &mut Ledger<'_>,
+    on_step: &mut (dyn FnMut(Step) + Send),
+) -> Result<Vec<Option<f64>>> {
+    let units = ledger.units();
+    let mut unsettled = candidates.len() * units;
+    let mut settle = |units: usize, evaluation: Option<&Evaluation>| {
+        unsettled = unsettled.saturating_sub(units);
+        on_step(Step::Settled(units));
+        if let Some(evaluation) = evaluation {
+            on_step(Step::Evaluated(evaluation.clone()));
+        }
+    };
+    let costs = if units > 1 && racing.error() > 0.0 {
+        racing.costs(candidates, ledger, &mut settle)?
+    } else {
+        let costs = ledger.costs(candidates, &mut |evaluation| {
+            settle(units, Some(evaluation));
+        })?;
+        costs.into_iter().map(Some).collect()
+    };
+    on_step(Step::Settled(unsettled));
+    Ok(costs)
 }
 
 /// A problem, what is known of it, and whom to tell.

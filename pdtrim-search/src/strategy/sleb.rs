@@ -1,10 +1,11 @@
 //! Greedy removal by measured loss (SLEB, arXiv:2402.09025).
 
-use pdtrim_core::{BlockId, BlockSet, PerStage};
+use pdtrim_core::{BlockId, BlockSet};
 
+use super::measuring::raced_costs;
 use super::{Step, Strategy};
 use crate::error::Result;
-use crate::ledger::{Evaluation, Ledger};
+use crate::ledger::Ledger;
 use crate::problem::Problem;
 use crate::race::Racing;
 
@@ -56,37 +57,12 @@ impl Sleb {
             .iter()
             .map(|&id| problem.target().stages(&removed.with(id)))
             .collect();
-        let mut unsettled = candidates.len() * ledger.units();
-        let costs = self.costs(&candidates, ledger, &mut |units, evaluation| {
-            unsettled -= units;
-            on_step(Step::Settled(units));
-            if let Some(evaluation) = evaluation {
-                on_step(Step::Evaluated(evaluation.clone()));
-            }
-        })?;
-        on_step(Step::Settled(unsettled));
+        let costs = raced_costs(&self.racing, &candidates, ledger, on_step)?;
         let best = choices
             .into_iter()
             .zip(costs)
             .filter_map(|(id, cost)| Some((id, cost?)))
             .min_by(|(_, a), (_, b)| a.total_cmp(b));
         Ok(best.expect("a checked problem has a block left to choose, and a race a winner"))
-    }
-
-    /// `None` for a candidate that a race dropped.
-    fn costs(
-        &self,
-        candidates: &[PerStage<BlockSet>],
-        ledger: &mut Ledger<'_>,
-        on_units: &mut (dyn FnMut(usize, Option<&Evaluation>) + Send),
-    ) -> Result<Vec<Option<f64>>> {
-        let units = ledger.units();
-        if units > 1 && self.racing.error() > 0.0 {
-            return self.racing.costs(candidates, ledger, on_units);
-        }
-        let costs = ledger.costs(candidates, &mut |evaluation| {
-            on_units(units, Some(evaluation));
-        })?;
-        Ok(costs.into_iter().map(Some).collect())
     }
 }

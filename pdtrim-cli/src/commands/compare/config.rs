@@ -9,7 +9,7 @@ use pdtrim_core::{Boundary, PerStage};
 use pdtrim_eval::Mode;
 use serde::{Deserialize, Serialize};
 
-use crate::args::{CompareArgs, StrategyArg, TargetArg};
+use crate::args::{CompareArgs, StrategyArg, TargetArg, TrimConfig};
 use crate::session::Session;
 
 /// Everything that every run depends on, and the lists whose combinations are run.
@@ -26,6 +26,8 @@ pub(super) struct Configuration {
     pub(super) counts: Vec<usize>,
     pub(super) prefill_share: f64,
     pub(super) race_error: f64,
+    pub(super) anneal_steps: usize,
+    pub(super) validation_windows: usize,
     pub(super) seeds: Vec<u64>,
     /// The source; each run says what it drew from it.
     pub(super) calibration: String,
@@ -67,6 +69,10 @@ impl Configuration {
             counts: each_once(&args.counts),
             prefill_share: args.prefill_share,
             race_error: args.race_error,
+            anneal_steps: args
+                .anneal_steps
+                .unwrap_or(TrimConfig::default().anneal_steps),
+            validation_windows: args.validation_windows,
             seeds: each_once(&args.seeds),
             calibration: calibration.to_owned(),
             calibration_items: args.windows.calibration_items.map(Into::into),
@@ -78,6 +84,23 @@ impl Configuration {
             tasks,
             limit: args.limit.map(Into::into),
         })
+    }
+
+    /// What a job's strategy is told.
+    pub(super) fn strategy(&self, job: Job) -> TrimConfig {
+        TrimConfig {
+            strategy: job.row.strategy,
+            race_error: self.race_error,
+            anneal_steps: self.anneal_steps,
+            validation_windows: self.validation_windows,
+            seed: job.seed,
+            ..TrimConfig::default()
+        }
+    }
+
+    /// Of what strategies are told, what is not in a job.
+    pub(super) fn settings(&self) -> serde_json::Value {
+        serde_json::json!([self.race_error, self.anneal_steps, self.validation_windows])
     }
 
     /// Every row of the table, in its order.

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::config::{Configuration, Job};
 use super::report::{Dense, Found, Saved, Saving};
+use crate::args::ValidationLedger;
 use crate::commands::bench::Stages;
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
@@ -35,6 +36,9 @@ pub(super) struct Comparison<'a> {
     pub(super) losses: &'a BTreeMap<u64, CalibrationLoss<'a>>,
     /// What is known of it.
     pub(super) ledgers: RefCell<BTreeMap<u64, Ledger<'a>>>,
+    /// J on these windows and those that `pdtrim` decides on, by seed; empty where it needs none.
+    pub(super) validation: &'a BTreeMap<u64, CalibrationLoss<'a>>,
+    pub(super) validation_ledgers: RefCell<BTreeMap<u64, ValidationLedger<'a>>>,
     pub(super) held_out: &'a CalibrationSet,
     pub(super) baseline: OnceCell<Baseline>,
 }
@@ -60,7 +64,10 @@ impl<'a> Comparison<'a> {
         let set = self.calibration.get(&job.seed);
         let set = set.ok_or_else(|| anyhow!("seed {} is not in the list of seeds", job.seed))?;
         let name = format!("run-{}", job.file_name());
-        let fingerprint = self.fingerprint(set, &json!([job, self.scoring.hash()?]))?;
+        let fingerprint = self.fingerprint(
+            set,
+            &json!([job, self.configuration.settings(), self.scoring.hash()?]),
+        )?;
         if let Some(found) = self.folder.kept(&name, &fingerprint) {
             self.progress
                 .say(&format!("{job}: kept from an earlier run"));

@@ -18,7 +18,7 @@ use pdtrim_core::objective::{CalibrationLoss, Rows};
 use pdtrim_search::calibration::{CalibrationSet, Corpus, Part, WindowDraw};
 
 use super::load_all;
-use crate::args::CompareArgs;
+use crate::args::{CompareArgs, StrategyArg};
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
 use crate::scoring::Scoring;
@@ -85,6 +85,21 @@ fn measure(args: &CompareArgs, progress: Progress) -> Result<(RunFolder, Measure
         let loss = CalibrationLoss::new(&session.model, windows, rows, args.boundary);
         losses.insert(seed, loss);
     }
+    let more = args.validation_windows;
+    let validates = more > 0 && configuration.strategies.contains(&StrategyArg::Pdtrim);
+    let mut validation_windows = BTreeMap::new();
+    for (&seed, set) in by_seed.iter().filter(|_| validates) {
+        let wanted = args.windows.draw(seed);
+        let windows =
+            calibration::draw_beside(&session, &calibration, set, &wanted, more, progress)?;
+        validation_windows.insert(seed, windows);
+    }
+    let mut validation = BTreeMap::new();
+    for (&seed, windows) in &validation_windows {
+        let rows = Rows::Continuation;
+        let loss = CalibrationLoss::new(&session.model, windows, rows, args.boundary);
+        validation.insert(seed, loss);
+    }
     let kept = (&folder, progress);
     let scoring = Scoring::new(&session, kept, Boundary::Decode, tasks, args.limit)?;
     let comparison = Comparison {
@@ -96,6 +111,8 @@ fn measure(args: &CompareArgs, progress: Progress) -> Result<(RunFolder, Measure
         calibration: &by_seed,
         losses: &losses,
         ledgers: RefCell::default(),
+        validation: &validation,
+        validation_ledgers: RefCell::default(),
         held_out: &held_out,
         baseline: OnceCell::new(),
     };

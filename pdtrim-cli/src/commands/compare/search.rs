@@ -1,6 +1,7 @@
 //! A run's search, and what it takes.
 
 use std::collections::btree_map::Entry;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -13,12 +14,12 @@ use serde_json::json;
 use super::config::Job;
 use super::measure::Comparison;
 use super::report::SearchCost;
-use crate::args::TargetArg;
+use crate::args::{StrategyArg, TargetArg, ValidationLedger};
 
 /// A search's blocks and its cost.
 type Kept = (PerStage<Vec<usize>>, SearchCost);
 
-impl Comparison<'_> {
+impl<'a> Comparison<'a> {
     /// The search, or what an earlier run kept of it. Searches on the same windows share what they
     /// measure; each is charged for all that it asks for.
     pub(super) fn search(
@@ -28,7 +29,8 @@ impl Comparison<'_> {
     ) -> Result<(PerStage<BlockSet>, SearchCost)> {
         let depth = self.session.depth();
         let name = format!("search-{}", job.file_name());
-        let fingerprint = self.fingerprint(set, &json!(["search", job]))?;
+        let fingerprint =
+            self.fingerprint(set, &json!(["search", job, self.configuration.settings()]))?;
         if let Some((removed, cost)) = self.folder.kept::<Kept>(&name, &fingerprint) {
             let set = |indices: Vec<usize>| BlockSet::from_indices(depth, indices);
             let removed = PerStage {
@@ -37,35 +39,40 @@ impl Comparison<'_> {
             };
             return Ok((removed, cost));
         }
-        let strategy = job
-            .row
-            .strategy
-            .with_defaults(job.seed, self.configuration.race_error)?;
+        let validation = self.validation_ledger(job, set)?;
+        let strategy = self.configuration.strategy(job);
+        let strategy = strategy.search_strategy(validation.clone())?;
         let loss = self.loss_of(job.seed)?;
         let mut ledgers = self.ledgers.borrow_mut();
         let ledger = match ledgers.entry(job.seed) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
-                let journal = self
-                    .folder
-                    .journal(&format!("evaluations-seed{}", job.seed));
-                let fingerprint = self.fingerprint(set, &json!("evaluations"))?;
-                entry.insert(Ledger::resume(loss, &journal, &fingerprint)?)
+                entry.insert(self.resume("evaluations", loss, job.seed, set)?)
             }
         };
         ledger.open_account();
         let (begun, known) = (Instant::now(), ledger.seconds());
+        let known_beside = on_validation(validation.as_ref(), |ledger| {
+            ledger.open_account();
+            ledger.seconds()
+        });
         let removed = match job.row.target {
             TargetArg::Unified => self.unified(job, set, strategy.as_ref(), ledger),
             TargetArg::Pd => self.stages(job, loss, strategy.as_ref(), ledger, true),
             TargetArg::PdIndependent => self.stages(job, loss, strategy.as_ref(), ledger, false),
         }?;
+        let elapsed = begun.elapsed().as_secs_f64();
         let account = ledger.account();
-        let beside = begun.elapsed().as_secs_f64() - (ledger.seconds() - known);
+        let measured = ledger.seconds() - known;
+        let (beside, measured_beside) = on_validation(validation.as_ref(), |ledger| {
+            (ledger.account(), ledger.seconds() - known_beside)
+        });
+        // What is neither: the pass that ranks the blocks.
+        let rest = (elapsed - measured - measured_beside).max(0.0);
         let cost = SearchCost {
-            seconds: account.seconds + beside.max(0.0),
-            evaluations: account.evaluations,
-            window_evaluations: account.unit_evaluations,
+            seconds: account.seconds + beside.seconds + rest,
+            evaluations: account.evaluations + beside.evaluations,
+            window_evaluations: account.unit_evaluations + beside.unit_evaluations,
         };
         let indices = PerStage {
             prefill: removed.prefill.to_indices(),
@@ -73,6 +80,41 @@ impl Comparison<'_> {
         };
         self.folder.keep(&name, &fingerprint, &(indices, cost))?;
         Ok((removed, cost))
+    }
+
+    fn resume(
+        &self,
+        name: &str,
+        loss: &'a CalibrationLoss<'a>,
+        seed: u64,
+        set: &CalibrationSet,
+    ) -> Result<Ledger<'a>> {
+        let journal = self.folder.journal(&format!("{name}-seed{seed}"));
+        let windows = loss.calibration().windows().len();
+        let fingerprint = self.fingerprint(set, &json!([name, windows]))?;
+        Ok(Ledger::resume(loss, &journal, &fingerprint)?)
+    }
+
+    /// For `pdtrim`, if it is to decide on more windows.
+    fn validation_ledger(
+        &self,
+        job: Job,
+        set: &CalibrationSet,
+    ) -> Result<Option<ValidationLedger<'a>>> {
+        if job.row.strategy != StrategyArg::Pdtrim {
+            return Ok(None);
+        }
+        let Some(loss) = self.validation.get(&job.seed) else {
+            return Ok(None);
+        };
+        let mut ledgers = self.validation_ledgers.borrow_mut();
+        if let Some(ledger) = ledgers.get(&job.seed) {
+            return Ok(Some(Arc::clone(ledger)));
+        }
+        let ledger = self.resume("validation", loss, job.seed, set)?;
+        let ledger = Arc::new(Mutex::new(ledger));
+        ledgers.insert(job.seed, Arc::clone(&ledger));
+        Ok(Some(ledger))
     }
 
     fn unified(
@@ -113,4 +155,14 @@ impl Comparison<'_> {
         let mut shown = self.progress.search(&job.to_string());
         Ok(problem.search(strategy, ledger, &mut |_, step| shown.hear(&step))?)
     }
+}
+
+/// What `look` finds; nothing where there is no such ledger.
+fn on_validation<T: Default>(
+    ledger: Option<&ValidationLedger<'_>>,
+    look: impl FnOnce(&mut Ledger<'_>) -> T,
+) -> T {
+    ledger.map_or_else(T::default, |ledger| {
+        look(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner))
+    })
 }

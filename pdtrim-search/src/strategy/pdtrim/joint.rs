@@ -7,6 +7,7 @@ use crate::ledger::Ledger;
 use crate::problem::{Problem, Target};
 use crate::race::Racing;
 use crate::stages::StageProblem;
+use crate::strategy::measuring::raced_costs;
 use crate::strategy::{Sleb, Step, Strategy};
 
 /// A set for each stage and what the two cost together.
@@ -41,7 +42,8 @@ impl Joint<'_, '_> {
                 self.in_prefill(&best)?,
                 self.in_both(&best)?,
             ] {
-                for together in moves {
+                for mut together in moves {
+                    together.push(best.removed.clone());
                     pairs.extend(self.measure(together)?);
                 }
             }
@@ -149,21 +151,18 @@ impl Joint<'_, '_> {
         Problem::new(target, redundancy, count, self.problem.protect_ends)
     }
 
+    /// What a race left over.
     fn measure(&mut self, pairs: Vec<PerStage<BlockSet>>) -> Result<Vec<Pair>> {
-        let units = self.ledger.units();
-        let mut unsettled = pairs.len() * units;
-        let on_step = &mut self.on_step;
-        on_step(Step::Planned(unsettled));
-        let costs = self.ledger.costs(&pairs, &mut |evaluation| {
-            unsettled -= units;
-            on_step(Step::Settled(units));
-            on_step(Step::Evaluated(evaluation.clone()));
-        })?;
-        (self.on_step)(Step::Settled(unsettled));
+        (self.on_step)(Step::Planned(pairs.len() * self.ledger.units()));
+        let costs = raced_costs(&self.racing, &pairs, self.ledger, self.on_step)?;
         let pairs = pairs.into_iter().zip(costs);
-        Ok(pairs
-            .map(|(removed, cost)| Pair { removed, cost })
-            .collect())
+        let known = |(removed, cost)| {
+            Some(Pair {
+                removed,
+                cost: cost?,
+            })
+        };
+        Ok(pairs.filter_map(known).collect())
     }
 }
 

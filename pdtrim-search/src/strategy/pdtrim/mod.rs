@@ -2,6 +2,7 @@
 //! the end.
 
 mod annealing;
+mod closing;
 mod joint;
 mod validation;
 mod walk;
@@ -9,11 +10,12 @@ mod walk;
 use pdtrim_core::{BlockSet, PerStage};
 
 pub use annealing::Annealing;
+use closing::Closing;
 use joint::Joint;
 pub use validation::Validation;
 use walk::Walk;
 
-use super::measuring::{Measuring, State};
+use super::measuring::Measuring;
 use super::{ShortGpt, Sleb, Step, Strategy};
 use crate::error::Result;
 use crate::ledger::Ledger;
@@ -64,9 +66,8 @@ impl<'v> PdTrim<'v> {
         Self { racing, ..self }
     }
 
-    /// The best sets and both starts are compared on other windows too. What is promised of swaps then
-    /// holds for the best of those sets by their cost in the search, and the result is never worse than
-    /// a start by the mean of both.
+    /// After the walk, everything is decided on other windows: what is promised of starts and swaps then
+    /// holds there, but for what a race may err.
     #[must_use]
     pub fn with_validation(self, validation: Validation<'v>) -> Self {
         Self {
@@ -91,24 +92,6 @@ impl<'v> PdTrim<'v> {
         let most_redundant = ShortGpt.search(problem, ledger, &mut |_| {})?;
         Ok(vec![sleb, most_redundant])
     }
-
-    fn choose(
-        &self,
-        problem: &Problem,
-        walk: &Walk<'_, '_>,
-        starts: Vec<State>,
-    ) -> Result<Option<State>> {
-        let Some(validation) = &self.validation else {
-            return Ok(Some(walk.best()));
-        };
-        let mut states = walk.cheapest(validation.among());
-        for start in starts {
-            if !states.contains(&start) {
-                states.push(start);
-            }
-        }
-        validation.choose(problem, states)
-    }
 }
 
 impl Strategy for PdTrim<'_> {
@@ -131,12 +114,34 @@ impl Strategy for PdTrim<'_> {
             ledger,
             on_step,
         };
-        let mut walk = Walk::from(measuring, starts)?;
-        let starts = walk.cheapest(usize::MAX);
+        let mut walk = Walk::from(measuring, starts.clone())?;
         walk.anneal(&self.annealing)?;
-        walk.descend()?;
-        let chosen = self.choose(problem, &walk, starts)?;
-        Ok(walk.into_measuring().choose(chosen))
+        let among = self.validation.as_ref().map_or(1, Validation::among);
+        let mut sets: Vec<BlockSet> = walk
+            .cheapest(among)
+            .into_iter()
+            .map(|met| met.set)
+            .collect();
+        let mut measuring = walk.into_measuring();
+        let chosen = if let Some(validation) = &self.validation {
+            sets.extend(starts);
+            Closing {
+                problem,
+                racing: validation.racing(),
+                ledger: &mut validation.ledger(),
+                on_step: measuring.on_step,
+            }
+            .run(sets)?
+        } else {
+            Closing {
+                problem,
+                racing: Racing::default(),
+                ledger: measuring.ledger,
+                on_step: measuring.on_step,
+            }
+            .run(sets)?
+        };
+        Ok(measuring.choose(Some(chosen)))
     }
 
     fn refine(
@@ -146,9 +151,18 @@ impl Strategy for PdTrim<'_> {
         ledger: &mut Ledger<'_>,
         on_step: &mut (dyn FnMut(Step) + Send),
     ) -> Result<PerStage<BlockSet>> {
+        if let Some(validation) = &self.validation {
+            let joint = Joint {
+                problem,
+                racing: validation.racing(),
+                ledger: &mut validation.ledger(),
+                on_step,
+            };
+            return joint.refine(found);
+        }
         let joint = Joint {
             problem,
-            racing: self.racing,
+            racing: Racing::default(),
             ledger,
             on_step,
         };

@@ -81,26 +81,6 @@ impl<'s, 'o> Walk<'s, 'o> {
         Ok(())
     }
 
-    /// Tries all swaps of the best set, until none is better.
-    pub(super) fn descend(&mut self) -> Result<()> {
-        loop {
-            let best = self.best();
-            let problem = self.measuring.problem;
-            let kept = problem.choices(&best.set);
-            let removed = best.set.difference(problem.given());
-            self.measuring.plan(kept.len() * removed.len());
-            for block in removed.iter() {
-                // A call for each block that comes back: what the calls' sets share is run once, and
-                // these share everything before the block that goes.
-                let rest = best.set.without(block);
-                self.meet(kept.iter().map(|&id| rest.with(id)).collect())?;
-            }
-            if self.best() == best {
-                return Ok(());
-            }
-        }
-    }
-
     fn has_swaps(&self) -> bool {
         let problem = self.measuring.problem;
         let set = self.best().set;
