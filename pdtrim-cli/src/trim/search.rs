@@ -83,6 +83,7 @@ impl Search<'_> {
         // Refuse an impossible decode problem before prefill's search has run.
         let both = StageProblem {
             redundancy,
+            importance: None,
             counts: PerStage {
                 prefill: config.prefill_count,
                 decode: config.decode_count,

@@ -75,6 +75,7 @@ impl Comparison<'_> {
     ) -> Result<PerStage<BlockSet>> {
         let problem = StageProblem {
             redundancy: &loss.redundancy()?.0,
+            importance: None,
             counts: job.row.counts,
             nested,
             protect_ends: self.configuration.protect_ends,
