@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use pdtrim_search::{
-    Annealing, Beam, DistillThreshold, Exact, PdTrim, Racing, Random, ShortGpt, ShortenedPpl, Sleb,
-    Strategy,
+    Annealing, Beam, DistillThreshold, Exact, PdTrim, Racing, Random, ShortGpt, ShortenedPpl,
+    ShortenedTaylor, Sleb, Strategy,
 };
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,9 @@ pub(crate) enum StrategyArg {
     Shortgpt,
     /// At once, by the loss without each block alone.
     ShortenedPpl,
+    /// At once, by Taylor importance: weights times the loss's derivative by them; the first four and
+    /// the last two blocks go last.
+    ShortenedTaylor,
     /// At random: the control.
     Random,
 }
@@ -110,6 +113,7 @@ impl TrimConfig {
             StrategyArg::Exact => Box::new(Exact::default()),
             StrategyArg::Shortgpt => Box::new(ShortGpt),
             StrategyArg::ShortenedPpl => Box::new(ShortenedPpl),
+            StrategyArg::ShortenedTaylor => Box::new(ShortenedTaylor),
             StrategyArg::Random => Box::new(Random { seed: self.seed }),
         })
     }

@@ -429,6 +429,7 @@ mod tests {
             "exact",
             "shortgpt",
             "shortened-ppl",
+            "shortened-taylor",
             "random",
         ] {
             let config = resolve(&["--strategy", name]).unwrap();

@@ -26,9 +26,9 @@ const FOLLOWED_TOKENS: usize = 1024;
 /// Rows whose logits exist at a time, and about as many copies of them as their derivative has steps.
 const HEAD_ROWS: usize = 128;
 
-/// First-order Taylor importance of each block, for each stage: what the weights w of the block have to
-/// do with the mean NLL of the windows' targets, through the rows of that stage alone. Prefill's is 0
-/// where nothing of its blocks reaches a prediction.
+/// First-order Taylor importance of each block, for each stage: how far the mean NLL of the windows'
+/// targets would move, to first order, if a weight w of the block became 0 for the rows of that stage
+/// alone. It is 0 for a stage without rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaylorImportance {
     /// Σ |w · ∂NLL/∂w| over the block's weight matrices and norms, without biases; higher = keep.

@@ -13,9 +13,10 @@ use super::config::Job;
 use super::measure::Comparison;
 use super::report::SearchCost;
 use crate::args::TargetArg;
+use crate::taylor;
 
 impl Comparison<'_> {
-    /// The search, with the pass that measures redundancy.
+    /// The search, with the passes that measure redundancy and, for a strategy that goes by it, importance.
     pub(super) fn search(
         &self,
         job: Job,
@@ -29,9 +30,8 @@ impl Comparison<'_> {
         let begun = Instant::now();
         let removed = match job.row.target {
             TargetArg::Unified => self.unified(job, set, strategy.as_ref(), &mut ledger),
-            TargetArg::Pd => self.stages(job, loss, strategy.as_ref(), &mut ledger, true),
-            TargetArg::PdIndependent => {
-                self.stages(job, loss, strategy.as_ref(), &mut ledger, false)
+            TargetArg::Pd | TargetArg::PdIndependent => {
+                self.stages(job, (set, loss), strategy.as_ref(), &mut ledger)
             }
         }?;
         let dropped: usize = ledger.dropped().map(|(_, windows)| windows).sum();
@@ -52,14 +52,17 @@ impl Comparison<'_> {
         ledger: &mut Ledger<'_>,
     ) -> Result<PerStage<BlockSet>> {
         let (model, boundary) = (&self.session.model, self.configuration.boundary);
-        // One machine: a block's redundancy is that over all tokens.
+        // One machine: a block's redundancy and importance are those over all tokens.
         let all = CalibrationLoss::new(model, &set.calibration, Rows::All, boundary);
-        let problem = Problem::new(
+        let mut problem = Problem::new(
             Target::Unified,
             &all.redundancy()?.0.decode,
             job.row.counts.decode,
             self.configuration.protect_ends,
         )?;
+        if let Some(importance) = self.importance(set, strategy, Rows::All)? {
+            problem = problem.with_importance(&importance.decode)?;
+        }
         let mut shown = self.progress.search(&job.to_string());
         let removed = strategy.search(&problem, ledger, &mut |step| shown.hear(&step))?;
         Ok(PerStage::both(removed))
@@ -68,19 +71,34 @@ impl Comparison<'_> {
     fn stages(
         &self,
         job: Job,
-        loss: &CalibrationLoss<'_>,
+        (set, loss): (&CalibrationSet, &CalibrationLoss<'_>),
         strategy: &dyn Strategy,
         ledger: &mut Ledger<'_>,
-        nested: bool,
     ) -> Result<PerStage<BlockSet>> {
-        let problem = StageProblem {
+        let mut problem = StageProblem {
             redundancy: &loss.redundancy()?.0,
             importance: None,
             counts: job.row.counts,
-            nested,
+            nested: job.row.target == TargetArg::Pd,
             protect_ends: self.configuration.protect_ends,
         };
+        problem.check(strategy)?;
+        let importance = self.importance(set, strategy, Rows::Continuation)?;
+        problem.importance = importance.as_ref();
         let mut shown = self.progress.search(&job.to_string());
         Ok(problem.search(strategy, ledger, &mut |_, step| shown.hear(&step))?)
+    }
+
+    fn importance(
+        &self,
+        set: &CalibrationSet,
+        strategy: &dyn Strategy,
+        rows: Rows,
+    ) -> Result<Option<PerStage<Vec<f64>>>> {
+        let measure = || {
+            let loss = (rows, self.configuration.boundary);
+            taylor::importance(self.session, &set.calibration, loss, self.progress)
+        };
+        strategy.wants_importance().then(measure).transpose()
     }
 }
