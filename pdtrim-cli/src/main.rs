@@ -11,6 +11,7 @@ mod scoring;
 mod session;
 mod statistics;
 mod tables;
+mod taylor;
 mod trim;
 
 use std::process::ExitCode;

@@ -184,7 +184,7 @@ fn a_raced_search_makes_the_same_plan_and_says_that_it_was_raced() {
 #[test]
 fn every_strategy_makes_a_plan_that_names_it_for_two_sets_and_for_one() {
     let place = Place::new();
-    let strategies = "pdtrim sleb beam exact shortgpt shortened-ppl random";
+    let strategies = "pdtrim sleb beam exact shortgpt shortened-ppl shortened-taylor random";
     for strategy in strategies.split_whitespace() {
         let mut methods = Vec::new();
         for coupling in ["", "--independent", "--unified"] {
@@ -221,6 +221,22 @@ fn every_strategy_makes_a_plan_that_names_it_for_two_sets_and_for_one() {
         }
         assert_eq!(methods, [strategy; 3]);
     }
+}
+
+#[test]
+fn importance_is_measured_for_the_strategy_that_goes_by_it_and_kept() {
+    let place = Place::new();
+    let plan = |strategy: &str| {
+        let (_, notes) = said(&mut place.trim(&["--strategy", strategy, "--limit", "1"]));
+        let plan = read(&place.path("out").join("plan.toml"));
+        (plan, notes.contains("Taylor importance"))
+    };
+    assert!(!plan("shortgpt").1);
+    let (first, measured) = plan("shortened-taylor");
+    assert!(measured);
+    let (again, measured) = plan("shortened-taylor");
+    assert!(!measured);
+    assert_eq!(again, first);
 }
 
 /// The table `[calibration]` of a plan.

@@ -347,6 +347,16 @@ pub enum Error {
         /// The transfer's own error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Derivatives of the loss cannot be computed: a number on the way is none.
+    #[error("{stage}, block {block}: {what} is not a finite number, so the loss has no derivative")]
+    NotFinite {
+        /// The stage.
+        stage: Stage,
+        /// The block.
+        block: usize,
+        /// What is not finite.
+        what: &'static str,
+    },
     /// A temperature with which no token can be drawn.
     #[error("a temperature must be a finite number above 0, found {found}")]
     Temperature {

@@ -154,6 +154,28 @@ pub enum Error {
         /// Entries of the table.
         found: usize,
     },
+    /// An importance that is no number to compare.
+    #[error("the importance of block {block} is {found}, not a finite number")]
+    ImportanceNotFinite {
+        /// The block.
+        block: usize,
+        /// Its entry of the table.
+        found: f64,
+    },
+    /// The table of importances is for another model.
+    #[error("importance is given for {found} blocks, the model has {expected}")]
+    ImportanceLength {
+        /// Blocks of the model.
+        expected: usize,
+        /// Entries of the table.
+        found: usize,
+    },
+    /// A strategy that goes by importance was given none.
+    #[error("{strategy} goes by the importance of each block, and the problem gives none")]
+    NoImportance {
+        /// The strategy.
+        strategy: &'static str,
+    },
     /// A calibration source that is no file and has no name here.
     #[error("`{found}` is neither a file nor a known calibration source; known are {known}")]
     UnknownSource {

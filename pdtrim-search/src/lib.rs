@@ -1,15 +1,15 @@
 //! Which transformer blocks can prefill do without and, separately, which can decode?
 //!
 //! A [`Strategy`] answers for one [`Target`]: it sees an [`Objective`](pdtrim_core::objective::Objective)
-//! (a set of blocks in, its cost out) and the blocks' redundancy, no model, no text, no file. So a
-//! strategy is tested on a toy objective, and any model that core can measure can be searched.
+//! (a set of blocks in, its cost out), the blocks' redundancy and, where it asks for one, their
+//! importance; no model, no text, no file. So a strategy is tested on a toy objective, and any model that core can measure can be searched.
 //!
 //! [`Ledger`] stands between the two: it remembers every cost, writes each down as soon as it is known,
 //! and answers from what it has written, so that a killed search goes on where it was. Costs are
 //! rounded and ties go to the lowest block, so a resumed search decides what an uninterrupted one does.
 //!
-//! `pdtrim` is the paper's search ([`PdTrim`]); `sleb`, `shortgpt`, `shortened-ppl` and `random` are the
-//! baselines; `beam` and `exact` are beside it where more can be tried, or all.
+//! `pdtrim` is the paper's search ([`PdTrim`]); `sleb`, `shortgpt`, `shortened-ppl`, `shortened-taylor`
+//! and `random` are the baselines; `beam` and `exact` are beside it where more can be tried, or all.
 //!
 //! [`Racing`] spares a search the windows on which a candidate need not be evaluated, for a stated
 //! probability of choosing another one.
@@ -57,7 +57,7 @@ pub use race::Racing;
 pub use sensitivity::{BlockSensitivity, CostChange, RemovedFrom, Sensitivity};
 pub use stages::StageProblem;
 pub use strategy::{
-    Annealing, Beam, Exact, PdTrim, Random, ShortGpt, ShortenedPpl, Sleb, Step, Strategy,
-    Validation,
+    Annealing, Beam, Exact, PdTrim, Random, ShortGpt, ShortenedPpl, ShortenedTaylor, Sleb, Step,
+    Strategy, Validation,
 };
 pub use toy::Toy;

@@ -53,6 +53,7 @@ impl Target {
 pub struct Problem {
     target: Target,
     redundancy: Vec<f64>,
+    importance: Option<Vec<f64>>,
     count: usize,
     given: BlockSet,
     removable: BlockSet,
@@ -113,9 +114,33 @@ impl Problem {
         Ok(Self {
             target,
             redundancy: redundancy.to_vec(),
+            importance: None,
             count,
             given,
             removable,
+        })
+    }
+
+    /// The same problem with an importance of each block for what the target removes it from; higher =
+    /// keep. Strategies ask for it with [`wants_importance`](crate::Strategy::wants_importance).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ImportanceLength`] or [`Error::ImportanceNotFinite`].
+    pub fn with_importance(self, importance: &[f64]) -> Result<Self> {
+        if importance.len() != self.depth() {
+            return Err(Error::ImportanceLength {
+                expected: self.depth(),
+                found: importance.len(),
+            });
+        }
+        let mut entries = importance.iter().enumerate();
+        if let Some((block, &found)) = entries.find(|(_, value)| !value.is_finite()) {
+            return Err(Error::ImportanceNotFinite { block, found });
+        }
+        Ok(Self {
+            importance: Some(importance.to_vec()),
+            ..self
         })
     }
 
@@ -147,5 +172,10 @@ impl Problem {
     /// Redundancy of a block; higher = more redundant.
     pub fn redundancy(&self, id: BlockId) -> f64 {
         self.redundancy[id.index()]
+    }
+
+    /// Importance of each block, if one was given; higher = keep.
+    pub fn importance(&self) -> Option<&[f64]> {
+        self.importance.as_deref()
     }
 }

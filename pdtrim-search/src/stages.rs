@@ -12,6 +12,8 @@ use crate::strategy::{Step, Strategy};
 pub struct StageProblem<'r> {
     /// Redundancy of each block in each stage; higher = more redundant.
     pub redundancy: &'r PerStage<Vec<f64>>,
+    /// Importance of each block in each stage, for a strategy that wants it; higher = keep.
+    pub importance: Option<&'r PerStage<Vec<f64>>>,
     /// Blocks to remove; decode's include prefill's if `nested`.
     pub counts: PerStage<usize>,
     /// Whether decode must be without every block that prefill is without.
@@ -62,13 +64,12 @@ impl StageProblem<'_> {
     }
 
     fn problem(&self, target: Target, stage: Stage) -> Result<Problem> {
-        let redundancy = self.redundancy.of(stage);
-        Problem::new(
-            target,
-            redundancy,
-            *self.counts.of(stage),
-            self.protect_ends,
-        )
+        let (redundancy, count) = (self.redundancy.of(stage), *self.counts.of(stage));
+        let problem = Problem::new(target, redundancy, count, self.protect_ends)?;
+        match self.importance {
+            Some(importance) => problem.with_importance(importance.of(stage)),
+            None => Ok(problem),
+        }
     }
 
     /// Decode's problem with the first blocks that prefill may give it instead of those that it will.
@@ -89,12 +90,13 @@ impl StageProblem<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Error, Exact, Sleb, Toy};
+    use crate::{Error, Exact, ShortenedTaylor, Sleb, Toy};
 
     fn search(prefill: usize, decode: usize, nested: bool) -> Result<PerStage<BlockSet>> {
         let objective = Toy::new(vec![9.0, 2.0, 1.0, 3.0, 9.0]);
         let problem = StageProblem {
             redundancy: &PerStage::both(vec![0.5; 5]),
+            importance: None,
             counts: PerStage { prefill, decode },
             nested,
             protect_ends: true,
@@ -116,6 +118,34 @@ mod tests {
     }
 
     #[test]
+    fn each_stage_goes_by_its_own_importance() {
+        let objective = Toy::new(vec![1.0; 9]);
+        let redundancy = PerStage::both(vec![0.5; 9]);
+        let mut importance = PerStage::both(vec![1.0; 9]);
+        importance.prefill[5] = 0.5;
+        importance.decode[4] = 0.2;
+        importance.decode[5] = 2.0;
+        let problem = |nested| StageProblem {
+            redundancy: &redundancy,
+            importance: Some(&importance),
+            counts: PerStage {
+                prefill: 1,
+                decode: 2,
+            },
+            nested,
+            protect_ends: true,
+        };
+        let search = |nested| {
+            let mut ledger = Ledger::in_memory(&objective);
+            let found = problem(nested).search(&ShortenedTaylor, &mut ledger, &mut |_, _| {});
+            found.unwrap()
+        };
+        assert_eq!(search(true).prefill.to_indices(), [5]);
+        assert_eq!(search(true).decode.to_indices(), [4, 5]);
+        assert_eq!(search(false).decode.to_indices(), [4, 6]);
+    }
+
+    #[test]
     fn a_problem_that_decode_cannot_solve_is_refused_first() {
         assert!(matches!(
             search(2, 1, true),
@@ -134,6 +164,7 @@ mod tests {
         let redundancy = PerStage::both(vec![0.5; 9]);
         let problem = |nested| StageProblem {
             redundancy: &redundancy,
+            importance: None,
             counts: PerStage {
                 prefill: 1,
                 decode: 3,

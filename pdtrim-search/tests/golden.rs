@@ -9,9 +9,13 @@
 #[path = "../../pdtrim-core/tests/support/reference.rs"]
 mod reference;
 
-use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Placement, Rows};
+use pdtrim_core::objective::{
+    Calibration, CalibrationLoss, Objective, Placement, Rows, TaylorPass,
+};
 use pdtrim_core::{BlockSet, Boundary, PerStage};
-use pdtrim_search::{Ledger, Problem, Racing, ShortGpt, Sleb, Step, Strategy, Target};
+use pdtrim_search::{
+    Ledger, Problem, Racing, ShortGpt, ShortenedTaylor, Sleb, Step, Strategy, Target,
+};
 use reference::{Reference, indices, reference};
 
 fn calibration(reference: &Reference) -> Calibration {
@@ -103,4 +107,27 @@ fn shortgpt_removes_the_references_most_redundant_blocks() {
         expected.sort_unstable();
         assert_eq!(removed.to_indices(), expected);
     }
+}
+
+#[test]
+fn shortened_taylor_removes_the_references_blocks_in_its_order() {
+    let Some(reference) = reference() else { return };
+    let calibration = calibration(&reference);
+    let pass = TaylorPass::new(&reference.model, &calibration, Rows::All, Boundary::Prefill);
+    let importance = pass.importance(&mut |_| {}).unwrap().by_element.decode;
+    let golden = &reference.golden["calib"]["wikitext2-train-slice"]["16x128"]["taylor"];
+    let loss = CalibrationLoss::new(&reference.model, &calibration, Rows::All, Boundary::Prefill);
+    let problem = Problem::new(Target::Unified, &importance, 24, false).unwrap();
+    let problem = problem.with_importance(&importance).unwrap();
+    let mut chosen = Vec::new();
+    let mut ledger = Ledger::in_memory(&loss);
+    let on_step = &mut |step| {
+        if let Step::Chosen { block, .. } = step {
+            chosen.push(block.index());
+        }
+    };
+    ShortenedTaylor
+        .search(&problem, &mut ledger, on_step)
+        .unwrap();
+    assert_eq!(chosen, indices(&golden["order_plus"]));
 }

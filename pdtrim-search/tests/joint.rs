@@ -60,6 +60,7 @@ fn found(
 ) -> PerStage<BlockSet> {
     let problem = StageProblem {
         redundancy: &PerStage::both(vec![0.5; objective.depth()]),
+        importance: None,
         counts: PerStage {
             prefill: counts[0],
             decode: counts[1],

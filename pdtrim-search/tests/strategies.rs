@@ -12,7 +12,7 @@ use pdtrim_core::objective::{Objective, OnCost, OnUnitCosts};
 use pdtrim_core::{BlockSet, Error as CoreError, PerStage};
 use pdtrim_search::{
     Annealing, Beam, Error, Exact, Ledger, PdTrim, Problem, Racing, Random, ShortGpt, ShortenedPpl,
-    Sleb, Step, Strategy, Target, Toy,
+    ShortenedTaylor, Sleb, Step, Strategy, Target, Toy,
 };
 use proptest::prelude::*;
 
@@ -35,6 +35,7 @@ fn measuring_strategies() -> Vec<Box<dyn Strategy>> {
 fn strategies() -> Vec<Box<dyn Strategy>> {
     let mut strategies = measuring_strategies();
     strategies.push(Box::new(ShortGpt));
+    strategies.push(Box::new(ShortenedTaylor));
     strategies.push(Box::new(Random { seed: 3 }));
     strategies
 }
@@ -59,6 +60,7 @@ proptest! {
         for target in [Target::Prefill, Target::Unified, decode(true), decode(false)] {
             let nested = target == decode(true);
             let problem = Problem::new(target, &redundancy, count, true).unwrap();
+            let problem = problem.with_importance(&costs).unwrap();
             for strategy in strategies() {
                 let removed = search(strategy.as_ref(), &problem, &costs);
                 prop_assert_eq!(removed.len(), count, "{}", strategy.name());
@@ -93,6 +95,46 @@ fn ties_go_to_the_lowest_block() {
 fn shortgpt_takes_the_most_redundant() {
     let problem = Problem::new(Target::Unified, &[0.99, 0.2, 0.9, 0.95, 0.99], 2, true).unwrap();
     assert_eq!(search(&ShortGpt, &problem, &[0.0; 5]).to_indices(), [2, 3]);
+}
+
+#[test]
+fn shortened_taylor_takes_the_least_important_and_the_ends_last() {
+    let mut importance = [5.0, 0.1, 0.2, 0.3, 9.0, 7.0, 8.0, 7.0, 0.4, 5.0];
+    let removed = |importance: &[f64], count, protect| {
+        let problem = Problem::new(Target::Unified, &[0.0; 10], count, protect).unwrap();
+        let problem = problem.with_importance(importance).unwrap();
+        search(&ShortenedTaylor, &problem, &[0.0; 10]).to_indices()
+    };
+    // Of 4 to 7, ties to the lowest; 0 to 3, 8 and 9 are protected though they matter less.
+    assert_eq!(removed(&importance, 1, true), [5]);
+    assert_eq!(removed(&importance, 2, true), [5, 7]);
+    assert_eq!(removed(&importance, 4, false), [4, 5, 6, 7]);
+    // No others are left: the protected go too, but not what the problem protects.
+    assert_eq!(removed(&importance, 5, true), [1, 4, 5, 6, 7]);
+    assert_eq!(removed(&importance, 8, true), [1, 2, 3, 4, 5, 6, 7, 8]);
+    importance[9] = 0.0;
+    assert_eq!(removed(&importance, 5, false), [4, 5, 6, 7, 9]);
+}
+
+#[test]
+fn importance_that_is_missing_or_wrong_is_refused() {
+    let problem = || Problem::new(Target::Unified, &[0.0; 9], 2, true).unwrap();
+    let toy = Toy::new(vec![0.0; 9]);
+    let found = ShortenedTaylor.search(&problem(), &mut Ledger::in_memory(&toy), &mut |_| {});
+    assert!(matches!(found, Err(Error::NoImportance { .. })));
+    assert!(matches!(
+        problem().with_importance(&[1.0; 8]),
+        Err(Error::ImportanceLength {
+            expected: 9,
+            found: 8
+        })
+    ));
+    let mut broken = [1.0; 9];
+    broken[3] = f64::INFINITY;
+    assert!(matches!(
+        problem().with_importance(&broken),
+        Err(Error::ImportanceNotFinite { block: 3, .. })
+    ));
 }
 
 #[test]
@@ -188,6 +230,7 @@ fn a_search_settles_what_it_planned_and_announces_what_it_chose() {
                 nested: true,
             };
             let problem = Problem::new(target, &[0.0; 9], count, true).unwrap();
+            let problem = problem.with_importance(&[1.0; 9]).unwrap();
             let (mut planned, mut settled, mut chosen) = (0, 0, given.clone());
             let mut last = None;
             let mut ledger = Ledger::in_memory(&objective);

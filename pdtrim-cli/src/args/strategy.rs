@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use pdtrim_search::{
     Annealing, Beam, DistillThreshold, Exact, Ledger, PdTrim, Racing, Random, ShortGpt,
-    ShortenedPpl, Sleb, Strategy, Validation,
+    ShortenedPpl, ShortenedTaylor, Sleb, Strategy, Validation,
 };
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,9 @@ pub(crate) enum StrategyArg {
     Shortgpt,
     /// At once, by the loss without each block alone.
     ShortenedPpl,
+    /// At once, by Taylor importance: weights times the loss's derivative by them; the first four and
+    /// the last two blocks go last.
+    ShortenedTaylor,
     /// At random: the control.
     Random,
 }
@@ -126,6 +129,7 @@ impl TrimConfig {
             StrategyArg::Exact => Box::new(Exact::default()),
             StrategyArg::Shortgpt => Box::new(ShortGpt),
             StrategyArg::ShortenedPpl => Box::new(ShortenedPpl),
+            StrategyArg::ShortenedTaylor => Box::new(ShortenedTaylor),
             StrategyArg::Random => Box::new(Random { seed: self.seed }),
         })
     }

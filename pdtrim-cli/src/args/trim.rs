@@ -431,6 +431,7 @@ mod tests {
             "exact",
             "shortgpt",
             "shortened-ppl",
+            "shortened-taylor",
             "random",
         ] {
             let config = resolve(&["--strategy", name]).unwrap();

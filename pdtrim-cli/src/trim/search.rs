@@ -9,6 +9,7 @@ use pdtrim_search::{CandidateSets, Evaluation, Ledger, Problem, StageProblem, St
 
 use super::Run;
 use crate::args::StrategyArg;
+use crate::taylor;
 
 /// What was found, and how.
 pub(super) struct Found {
@@ -76,8 +77,12 @@ struct Search<'s> {
 
 impl Search<'_> {
     fn unified(&mut self) -> Result<BlockSet> {
-        let redundancy = self.of_both(self.redundancy);
-        let problem = self.problem(Target::Unified, &redundancy, self.run.config.decode_count)?;
+        let (redundancy, count) = (self.of_both(self.redundancy), self.run.config.decode_count);
+        // One machine: the loss of all tokens, as the strategy's authors measure it.
+        let importance = self.importance(Rows::All)?;
+        let table = importance.as_ref().map(|table| table.decode.as_slice());
+        let tables = (redundancy.as_slice(), table);
+        let problem = self.problem(Target::Unified, tables, count)?;
         let pairs = self.pairs.map(|pairs| self.of_both(pairs));
         self.one("both stages", &problem, pairs.as_deref())
     }
@@ -98,6 +103,7 @@ impl Search<'_> {
         // Refuse an impossible decode problem before prefill's search has run.
         let both = StageProblem {
             redundancy,
+            importance: None,
             counts: PerStage {
                 prefill: config.prefill_count,
                 decode: config.decode_count,
@@ -106,7 +112,10 @@ impl Search<'_> {
             protect_ends: !config.unprotected_ends,
         };
         both.check(self.strategy.as_ref())?;
-        let problem = self.problem(Target::Prefill, &redundancy.prefill, config.prefill_count)?;
+        let importance = self.importance(Rows::Continuation)?;
+        let table = importance.as_ref().map(|table| table.prefill.as_slice());
+        let tables = (redundancy.prefill.as_slice(), table);
+        let problem = self.problem(Target::Prefill, tables, config.prefill_count)?;
         let prefill = self.one(
             "prefill",
             &problem,
@@ -116,7 +125,9 @@ impl Search<'_> {
             prefill: prefill.clone(),
             nested: !config.independent,
         };
-        let problem = self.problem(target, &redundancy.decode, config.decode_count)?;
+        let table = importance.as_ref().map(|table| table.decode.as_slice());
+        let tables = (redundancy.decode.as_slice(), table);
+        let problem = self.problem(target, tables, config.decode_count)?;
         let decode = self.one(
             "decode",
             &problem,
@@ -140,9 +151,41 @@ impl Search<'_> {
         Ok(removed)
     }
 
-    fn problem(&self, target: Target, redundancy: &[f64], count: usize) -> Result<Problem> {
+    /// The importance of each block, if the strategy goes by it; an earlier run's where that was kept.
+    fn importance(&self, rows: Rows) -> Result<Option<PerStage<Vec<f64>>>> {
+        if !self.strategy.wants_importance() {
+            return Ok(None);
+        }
+        let Run {
+            config,
+            folder,
+            session,
+            calibration,
+            progress,
+            ..
+        } = self.run;
+        let fingerprint = format!("{} {rows:?}", self.run.fingerprint()?);
+        if let Some(kept) = folder.kept("taylor", &fingerprint) {
+            return Ok(Some(kept));
+        }
+        let loss = (rows, config.boundary);
+        let importance = taylor::importance(session, calibration, loss, *progress)?;
+        folder.keep("taylor", &fingerprint, &importance)?;
+        Ok(Some(importance))
+    }
+
+    fn problem(
+        &self,
+        target: Target,
+        (redundancy, importance): (&[f64], Option<&[f64]>),
+        count: usize,
+    ) -> Result<Problem> {
         let protect_ends = !self.run.config.unprotected_ends;
-        Ok(Problem::new(target, redundancy, count, protect_ends)?)
+        let problem = Problem::new(target, redundancy, count, protect_ends)?;
+        match importance {
+            Some(importance) => Ok(problem.with_importance(importance)?),
+            None => Ok(problem),
+        }
     }
 
     fn one(&mut self, what: &str, problem: &Problem, pairs: Option<&[f64]>) -> Result<BlockSet> {

@@ -162,6 +162,26 @@ fn every_combination_has_a_row_and_two_runs_agree() {
 }
 
 #[test]
+fn importance_is_measured_for_every_target_of_a_strategy_that_goes_by_it() {
+    let place = Place::new();
+    let words = words("out", &[]);
+    let taylor = |word| match word {
+        "sleb,shortgpt,random" => "shortened-taylor",
+        word => word,
+    };
+    let words: Vec<&str> = words.into_iter().map(taylor).collect();
+    let (_, notes) = said(&mut place.pdtrim(&words));
+    // Three targets, two counts, two seeds.
+    assert_eq!(notes.matches("Taylor importance").count(), 12, "{notes}");
+    for run in object(&place, "out")["runs"].as_array().unwrap() {
+        let found = &run["outcome"]["found"];
+        assert_eq!(found["search"]["evaluations"], 0);
+        let removed = found["removed"]["decode"].as_array().unwrap();
+        assert_eq!(run["counts"]["decode"], removed.len());
+    }
+}
+
+#[test]
 fn a_row_that_was_lost_is_run_again_and_the_others_are_kept() {
     let place = Place::new();
     said(&mut place.pdtrim(&words("out", &[])));

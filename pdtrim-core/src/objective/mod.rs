@@ -9,6 +9,7 @@ mod loss;
 mod mlp_pass;
 mod profile;
 mod stream;
+mod taylor;
 
 use std::ops::ControlFlow;
 
@@ -19,6 +20,7 @@ use crate::stage::PerStage;
 pub use loss::{CalibrationLoss, Rows, TransferCandidate};
 pub use mlp_pass::{MapMlp, MlpPass, StatesAfter};
 pub use profile::{AttentionProfile, PairRedundancy, Redundancy};
+pub use taylor::{TaylorImportance, TaylorPass};
 
 /// Called with a candidate's index and cost as soon as it is known; [`ControlFlow::Break`] stops the rest.
 pub type OnCost<'a> = dyn FnMut(usize, f64) -> ControlFlow<()> + Send + 'a;

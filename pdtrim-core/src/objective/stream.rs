@@ -51,6 +51,27 @@ impl Split {
         self.first_target == self.read && self.read > 0
     }
 
+    /// Predictions of a window that count.
+    pub(super) fn targets(self) -> usize {
+        self.fed - self.read + usize::from(self.prefill_predicts())
+    }
+
+    /// What the last prompt position of each window predicts.
+    pub(super) fn prefill_targets(self, windows: &[&[u32]]) -> Vec<u32> {
+        windows
+            .iter()
+            .map(|window| window[self.first_target])
+            .collect()
+    }
+
+    /// What the positions that decode is fed predict, window by window.
+    pub(super) fn decode_targets(self, windows: &[&[u32]]) -> Vec<u32> {
+        let targets = windows
+            .iter()
+            .flat_map(|window| &window[self.read + 1..=self.fed]);
+        targets.copied().collect()
+    }
+
     /// The same, but decode is also fed the last token, whose prediction nobody knows.
     pub(super) fn with_last_token(self) -> Self {
         Self {
@@ -155,11 +176,6 @@ impl Passage<'_> {
         last: Option<Tensor<2>>,
         continuation: Option<Tensor<3>>,
     ) -> Vec<f64> {
-        let Split {
-            read,
-            fed,
-            first_target,
-        } = self.split;
         let mut sums = vec![0.0; windows.len()];
         let mut add = |model: &dyn BlockModel, hidden: Tensor<2>, targets: &[u32]| {
             let per_window = targets.len() / windows.len();
@@ -171,24 +187,26 @@ impl Passage<'_> {
                 }
             }
         };
-        let predicted_by_prefill = self.split.prefill_predicts();
-        if predicted_by_prefill {
+        if self.split.prefill_predicts() {
             let last = last.expect("a prompt that predicts was run");
-            let targets: Vec<u32> = windows.iter().map(|window| window[first_target]).collect();
-            add(self.models.prefill, last, &targets);
+            add(
+                self.models.prefill,
+                last,
+                &self.split.prefill_targets(windows),
+            );
         }
         if let Some(continuation) = continuation {
             let [batch, seq, width] = continuation.dims();
+            let Split { read, fed, .. } = self.split;
             debug_assert_eq!(seq, fed - read, "decode was fed this many tokens");
-            let targets: Vec<u32> = windows
-                .iter()
-                .flat_map(|window| &window[read + 1..=fed])
-                .copied()
-                .collect();
             let rows = continuation.reshape([batch * seq, width]);
-            add(self.models.decode, rows, &targets);
+            add(
+                self.models.decode,
+                rows,
+                &self.split.decode_targets(windows),
+            );
         }
-        let count = fed - read + usize::from(predicted_by_prefill);
+        let count = self.split.targets();
         sums.into_iter().map(|sum| sum / count as f64).collect()
     }
 }

@@ -7,6 +7,7 @@ mod one_shot;
 mod pdtrim;
 mod random;
 mod shortened_ppl;
+mod shortened_taylor;
 mod shortgpt;
 mod sleb;
 
@@ -17,6 +18,7 @@ pub use exact::Exact;
 pub use pdtrim::{Annealing, PdTrim, Validation};
 pub use random::Random;
 pub use shortened_ppl::ShortenedPpl;
+pub use shortened_taylor::ShortenedTaylor;
 pub use shortgpt::ShortGpt;
 pub use sleb::Sleb;
 
@@ -48,6 +50,12 @@ pub trait Strategy {
     /// Name in plans and on the command line.
     fn name(&self) -> &'static str;
 
+    /// Whether it goes by an importance that has to be measured beforehand:
+    /// [`Problem::with_importance`].
+    fn wants_importance(&self) -> bool {
+        false
+    }
+
     /// Refuses a problem that is beyond this strategy, before anything is measured.
     ///
     /// # Errors
@@ -63,7 +71,8 @@ pub trait Strategy {
     /// # Errors
     ///
     /// [`Error::Objective`](crate::Error::Objective),
-    /// [`Error::CostNotFinite`](crate::Error::CostNotFinite), and what [`check`](Self::check) refuses.
+    /// [`Error::CostNotFinite`](crate::Error::CostNotFinite),
+    /// [`Error::NoImportance`](crate::Error::NoImportance), and what [`check`](Self::check) refuses.
     fn search(
         &self,
         problem: &Problem,

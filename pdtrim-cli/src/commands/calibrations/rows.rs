@@ -145,6 +145,7 @@ impl Comparison<'_> {
         let problem = StageProblem {
             // Neither strategy looks at it.
             redundancy: &PerStage::both(vec![0.0; self.session.depth()]),
+            importance: None,
             counts: PerStage {
                 prefill: self.args.prefill_count,
                 decode: self.args.decode_count,

@@ -1,6 +1,6 @@
 //! One run: a search, and what its blocks cost on held-out windows and tasks.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -41,6 +41,8 @@ pub(super) struct Comparison<'a> {
     pub(super) validation_ledgers: RefCell<BTreeMap<u64, ValidationLedger<'a>>>,
     pub(super) held_out: &'a CalibrationSet,
     pub(super) baseline: OnceCell<Baseline>,
+    /// Seconds that a pass took which an earlier search had made for this one too.
+    pub(super) passes_before: Cell<f64>,
 }
 
 /// The dense model on what every run is measured on.

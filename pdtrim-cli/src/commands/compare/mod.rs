@@ -9,7 +9,7 @@ mod report;
 mod search;
 mod table;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail, ensure};
@@ -115,6 +115,7 @@ fn measure(args: &CompareArgs, progress: Progress) -> Result<(RunFolder, Measure
         validation_ledgers: RefCell::default(),
         held_out: &held_out,
         baseline: OnceCell::new(),
+        passes_before: Cell::default(),
     };
     let dense = comparison.dense()?;
     let runs = jobs.into_iter().map(|job| outcome(&comparison, job));

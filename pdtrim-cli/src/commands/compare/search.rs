@@ -15,6 +15,7 @@ use super::config::Job;
 use super::measure::Comparison;
 use super::report::SearchCost;
 use crate::args::{StrategyArg, TargetArg, ValidationLedger};
+use crate::taylor;
 
 /// A search's blocks and its cost.
 type Kept = (PerStage<Vec<usize>>, SearchCost);
@@ -58,8 +59,9 @@ impl<'a> Comparison<'a> {
         });
         let removed = match job.row.target {
             TargetArg::Unified => self.unified(job, set, strategy.as_ref(), ledger),
-            TargetArg::Pd => self.stages(job, loss, strategy.as_ref(), ledger, true),
-            TargetArg::PdIndependent => self.stages(job, loss, strategy.as_ref(), ledger, false),
+            TargetArg::Pd | TargetArg::PdIndependent => {
+                self.stages(job, (set, loss), strategy.as_ref(), ledger)
+            }
         }?;
         let elapsed = begun.elapsed().as_secs_f64();
         let account = ledger.account();
@@ -67,8 +69,9 @@ impl<'a> Comparison<'a> {
         let (beside, measured_beside) = on_validation(validation.as_ref(), |ledger| {
             (ledger.account(), ledger.seconds() - known_beside)
         });
-        // What is neither: the pass that ranks the blocks.
+        // What is neither: the passes that rank the blocks.
         let rest = (elapsed - measured - measured_beside).max(0.0);
+        let rest = rest + self.passes_before.take();
         let cost = SearchCost {
             seconds: account.seconds + beside.seconds + rest,
             evaluations: account.evaluations + beside.evaluations,
@@ -125,14 +128,17 @@ impl<'a> Comparison<'a> {
         ledger: &mut Ledger<'_>,
     ) -> Result<PerStage<BlockSet>> {
         let (model, boundary) = (&self.session.model, self.configuration.boundary);
-        // One machine: a block's redundancy is that over all tokens.
+        // One machine: a block's redundancy and importance are those over all tokens.
         let all = CalibrationLoss::new(model, &set.calibration, Rows::All, boundary);
-        let problem = Problem::new(
+        let mut problem = Problem::new(
             Target::Unified,
             &all.redundancy()?.0.decode,
             job.row.counts.decode,
             self.configuration.protect_ends,
         )?;
+        if let Some(importance) = self.importance(set, strategy, Rows::All)? {
+            problem = problem.with_importance(&importance.decode)?;
+        }
         let mut shown = self.progress.search(&job.to_string());
         let removed = strategy.search(&problem, ledger, &mut |step| shown.hear(&step))?;
         Ok(PerStage::both(removed))
@@ -141,19 +147,51 @@ impl<'a> Comparison<'a> {
     fn stages(
         &self,
         job: Job,
-        loss: &CalibrationLoss<'_>,
+        (set, loss): (&CalibrationSet, &CalibrationLoss<'_>),
         strategy: &dyn Strategy,
         ledger: &mut Ledger<'_>,
-        nested: bool,
     ) -> Result<PerStage<BlockSet>> {
-        let problem = StageProblem {
+        let mut problem = StageProblem {
             redundancy: &loss.redundancy()?.0,
+            importance: None,
             counts: job.row.counts,
-            nested,
+            nested: job.row.target == TargetArg::Pd,
             protect_ends: self.configuration.protect_ends,
         };
+        problem.check(strategy)?;
+        let importance = self.importance(set, strategy, Rows::Continuation)?;
+        problem.importance = importance.as_ref();
         let mut shown = self.progress.search(&job.to_string());
         Ok(problem.search(strategy, ledger, &mut |_, step| shown.hear(&step))?)
+    }
+
+    /// Measured once for each seed; a search is charged for it all the same.
+    fn importance(
+        &self,
+        set: &CalibrationSet,
+        strategy: &dyn Strategy,
+        rows: Rows,
+    ) -> Result<Option<PerStage<Vec<f64>>>> {
+        if !strategy.wants_importance() {
+            return Ok(None);
+        }
+        let kind = match rows {
+            Rows::All => "all",
+            Rows::Continuation => "continuation",
+        };
+        let name = format!("taylor-{kind}-seed{}", set.about.seed);
+        let fingerprint = self.fingerprint(set, &json!(["taylor", kind]))?;
+        if let Some((importance, seconds)) = self.folder.kept(&name, &fingerprint) {
+            self.passes_before.set(seconds);
+            return Ok(Some(importance));
+        }
+        let begun = Instant::now();
+        let loss = (rows, self.configuration.boundary);
+        let importance = taylor::importance(self.session, &set.calibration, loss, self.progress)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        self.folder
+            .keep(&name, &fingerprint, &(&importance, seconds))?;
+        Ok(Some(importance))
     }
 }
 
