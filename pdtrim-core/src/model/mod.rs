@@ -7,6 +7,7 @@
 
 mod attention;
 mod block;
+mod block_modules;
 mod llama;
 mod mlp_output;
 mod rope;
@@ -16,6 +17,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 pub use attention::Attention;
 pub use block::Block;
 pub use block::Mlp;
+pub use block_modules::{BlockModules, BlockWeights, block_weights, with_weights};
 pub use llama::{Llama, LlamaWeights, Projection, RmsNorm};
 pub use mlp_output::{DownProjs, MlpOutput, MlpStep};
 pub use rope::Angles;
