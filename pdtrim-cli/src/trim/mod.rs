@@ -10,6 +10,7 @@ mod search;
 use anyhow::{Context, Result};
 use pdtrim_core::objective::{Calibration, CalibrationLoss, Redundancy, Rows};
 use pdtrim_core::plan::{PLAN_VERSION, PlanCalibration, PlanFile, PlanModel, Repair};
+use pdtrim_core::repair::REPAIR_FILE;
 use pdtrim_core::{KvPlan, PerStage, Plan};
 use pdtrim_eval::{Dataset, EvalReport, Prepared, Task};
 use pdtrim_search::calibration::{Corpus, Part};
@@ -113,6 +114,10 @@ impl Run {
         pdtrim_core::write_atomically(&out.join("report.html"), page.as_bytes())?;
         // Last: a folder with a plan has everything that belongs to it.
         measured.plan.write(&out.join("plan.toml"))?;
+        if measured.repair.is_none() {
+            // An earlier run's, which no plan names any more.
+            self.folder.take_away(REPAIR_FILE)?;
+        }
         let summary = report::summary(&self, &measured);
         Ok(Trimmed {
             scores: measured.scores,
@@ -188,7 +193,7 @@ impl Run {
             race_error: config.race_error,
             boundary: config.boundary,
             kv_fill: config.kv_fill(),
-            repair: repair.map_or(Repair::None, |_| Repair::Linear),
+            repair: repair.map_or(Repair::None, repair::Repair::method),
             kv_method: kv
                 .map(|_| kv::method(config).to_owned())
                 .unwrap_or_default(),
