@@ -262,7 +262,7 @@ impl Default for TrimConfig {
     }
 }
 
-pub(super) fn set<T>(field: &mut T, flag: Option<T>) {
+pub(crate) fn set<T>(field: &mut T, flag: Option<T>) {
     if let Some(flag) = flag {
         *field = flag;
     }

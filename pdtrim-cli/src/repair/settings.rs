@@ -1,10 +1,11 @@
 //! Which repair, with the numbers it takes.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
+use burn::tensor::DType;
 use pdtrim_search::repair::DistillRepair;
 use serde::Serialize;
 
-use crate::args::{RepairArg, TrimConfig};
+use crate::args::{RepairArg, TrimConfig, set};
 
 /// Tokens in a step of training if the user does not say how many windows.
 const STEP_TOKENS: usize = 512;
@@ -26,30 +27,58 @@ pub(crate) fn default_tokens(repair: RepairArg) -> usize {
     }
 }
 
+/// Windows in a step of training if the user does not say how many.
+pub(crate) fn default_batch(window_tokens: usize) -> usize {
+    (STEP_TOKENS / window_tokens).max(1)
+}
+
 impl RepairSettings {
-    /// What `config` asks for, on so many windows; `None` without a repair.
-    pub(crate) fn of(config: &TrimConfig, windows: usize) -> Option<Self> {
-        match config.repair {
+    /// `repair` with the default rates, trained once through so many windows in each part; `None` without
+    /// a repair.
+    pub(crate) fn once_through(
+        repair: RepairArg,
+        windows: usize,
+        batch: usize,
+        seed: u64,
+    ) -> Option<Self> {
+        let steps = windows.div_ceil(batch);
+        match repair {
             RepairArg::None => None,
             RepairArg::Linear => Some(Self::Linear),
-            RepairArg::Distill => {
-                let tokens = config.window_tokens.get();
-                let batch = config.repair_batch.map_or(STEP_TOKENS / tokens, Into::into);
-                let batch = batch.clamp(1, windows.max(1));
-                // Once through the windows.
-                let once = windows.div_ceil(batch);
-                let rate = config.repair_lr;
-                let defaults = DistillRepair::default();
-                Some(Self::Distill(DistillRepair {
-                    run_steps: config.repair_run_steps.unwrap_or(once),
-                    steps: config.repair_steps.unwrap_or(once),
-                    run_learning_rate: config.repair_run_lr.unwrap_or(defaults.run_learning_rate),
-                    learning_rate: rate.unwrap_or(defaults.learning_rate),
-                    batch,
-                    seed: config.seed,
-                }))
-            }
+            RepairArg::Distill => Some(Self::Distill(DistillRepair {
+                run_steps: steps,
+                steps,
+                batch,
+                seed,
+                ..DistillRepair::default()
+            })),
         }
+    }
+
+    /// What `config` asks for, on so many windows; `None` without a repair.
+    pub(crate) fn of(config: &TrimConfig, windows: usize) -> Option<Self> {
+        let batch = config.repair_batch.map_or_else(
+            || default_batch(config.window_tokens.get()),
+            std::num::NonZeroUsize::get,
+        );
+        let batch = batch.min(windows).max(1);
+        let mut settings = Self::once_through(config.repair, windows, batch, config.seed)?;
+        if let Self::Distill(repair) = &mut settings {
+            set(&mut repair.run_steps, config.repair_run_steps);
+            set(&mut repair.steps, config.repair_steps);
+            set(&mut repair.run_learning_rate, config.repair_run_lr);
+            set(&mut repair.learning_rate, config.repair_lr);
+        }
+        Some(settings)
+    }
+
+    /// Refuses weights that `repair` cannot train.
+    pub(crate) fn check_dtype(repair: RepairArg, dtype: DType) -> Result<()> {
+        ensure!(
+            repair != RepairArg::Distill || dtype == DType::F32,
+            "repair distill needs weights of type F32 (--dtype f32), found {dtype:?}"
+        );
+        Ok(())
     }
 
     /// Refuses numbers for a repair that is not asked for, and rates that are none.

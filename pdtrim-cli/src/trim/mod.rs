@@ -20,6 +20,7 @@ use crate::calibration;
 use crate::commands::load_all;
 use crate::output;
 use crate::progress::Progress;
+use crate::repair::RepairSettings;
 use crate::run_folder::RunFolder;
 use crate::session::{Bound, Session};
 use pdtrim_core::hash::sha256;
@@ -84,6 +85,7 @@ impl Run {
         let repair = repair::Sources::read(&config)?;
         let folder = RunFolder::open(&config.out, force)?;
         let session = Session::open(&config.model_args(), progress)?.for_long_work();
+        RepairSettings::check_dtype(config.repair, session.dtype)?;
         let set = calibration::draw(&session, &corpus, &config.window_draw(), progress)?;
         let selection = &set.calibration;
         let repair = repair.map(|sources| sources.draw(&session, &config, selection, progress));

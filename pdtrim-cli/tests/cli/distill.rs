@@ -87,3 +87,15 @@ fn a_repair_of_an_earlier_run_does_not_stay_beside_a_plan_without_one() {
     assert!(!place.path("out/repair.safetensors").exists());
     assert!(read(&place.path("out/plan.toml")).contains("repair = \"none\""));
 }
+
+#[test]
+fn weights_that_cannot_be_trained_are_refused_before_the_search() {
+    let place = place();
+    let error = place.failure(&[
+        "trim", "--model", "model", "--dtype", "bf16", "--repair", "distill", "--out", "out",
+    ]);
+    assert!(
+        error.contains("--dtype f32") && error.contains("BF16"),
+        "{error}"
+    );
+}

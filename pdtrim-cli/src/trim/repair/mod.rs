@@ -41,12 +41,14 @@ pub(super) fn run(
     let Some(settings) = RepairSettings::of(&run.config, count) else {
         return Ok(None);
     };
-    let on = format!("{} {}", run.fingerprint()?, json!(windows.fit.about));
+    // The held-out windows take text away from those of the fit.
+    let about = json!([windows.fit.about, windows.held_out.about]);
+    let on = format!("{} {about}", run.fingerprint()?);
     let fingerprint = format!(
         "{on} P {} D {} {}",
         removed.prefill,
         removed.decode,
-        json!([windows.held_out.about, settings]),
+        json!(settings),
     );
     let kept: Option<Kept> = run.folder.kept("repair", &fingerprint);
     let (out, config) = (&run.config.out, run.session.model.config());
