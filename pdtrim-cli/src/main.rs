@@ -6,6 +6,7 @@ mod calibration;
 mod commands;
 mod output;
 mod progress;
+mod repair;
 mod run_folder;
 mod scoring;
 mod session;

@@ -85,6 +85,10 @@ impl Step {
     pub(crate) fn set_done(&self, done: usize) {
         self.bar.set_position(done as u64);
     }
+
+    pub(crate) fn set_message(&self, what: &str) {
+        self.bar.set_message(what.to_owned());
+    }
 }
 
 /// A running search: how much is planned and settled, as its strategy tells.

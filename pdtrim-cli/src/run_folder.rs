@@ -54,6 +54,21 @@ impl RunFolder {
         self.state.join(format!("{name}.jsonl"))
     }
 
+    /// Where a part that takes long keeps what it has so far.
+    pub(crate) fn state_file(&self, name: &str) -> PathBuf {
+        self.state.join(name)
+    }
+
+    /// Forgets that.
+    pub(crate) fn remove_state_file(&self, name: &str) -> Result<()> {
+        remove(&self.state_file(name))
+    }
+
+    /// Takes away a result of an earlier run.
+    pub(crate) fn take_away(&self, name: &str) -> Result<()> {
+        remove(&self.out.join(name))
+    }
+
     /// The part kept under `name`, if it depended on the same things. One that cannot be read is made again.
     pub(crate) fn kept<T: DeserializeOwned>(&self, name: &str, fingerprint: &str) -> Option<T> {
         let bytes = fs::read(self.part(name)).ok()?;
@@ -80,5 +95,14 @@ impl RunFolder {
 
     fn part(&self, name: &str) -> PathBuf {
         self.state.join(format!("{name}.json"))
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
     }
 }

@@ -7,6 +7,8 @@ mod tiny_checkpoint;
 
 #[path = "cli/compare.rs"]
 mod compare;
+#[path = "cli/distill.rs"]
+mod distill;
 #[path = "cli/sensitivity.rs"]
 mod sensitivity;
 

@@ -59,6 +59,8 @@ pub enum Repair {
     None,
     /// A linear map of the MLP's output in the block before each removed run.
     Linear,
+    /// Training of the block before each removed run.
+    Distill,
 }
 
 /// The file beside the plan that holds the repaired weights; see [`repair`](crate::repair).
@@ -268,8 +270,10 @@ fn check_repair(file: &PlanFile) -> Result<()> {
             "no [repair_file] in a plan with repair = \"none\"",
             &file.name,
         ),
-        (Repair::Linear, None) => refused("a [repair_file] with its name and sha256", "none"),
-        (Repair::Linear, Some(file)) => {
+        (Repair::Linear | Repair::Distill, None) => {
+            refused("a [repair_file] with its name and sha256", "none")
+        }
+        (Repair::Linear | Repair::Distill, Some(file)) => {
             let name = Path::new(&file.name);
             if name.file_name() == Some(name.as_os_str()) {
                 Ok(())

@@ -1,8 +1,9 @@
 //! Repaired weights: what each stage has of its own in the blocks before removed runs, and the file beside
 //! the plan that keeps them (METHOD section 5; arXiv:2509.04467v4 removes blocks without one).
 //!
-//! The file is a safetensors file of f32 tensors, called `prefill.layers.{l}.mlp.down_proj.weight` or
-//! `decode.…`, where `l` is the block's depth in the dense model. All other weights are the model's own.
+//! The file is a safetensors file of f32 tensors, called `prefill.layers.{l}.` or `decode.layers.{l}.` and the
+//! name that the weight has in its block, `mlp.down_proj.weight` say, where `l` is the block's depth in the
+//! dense model. All other weights are the model's own, and so are those that make keys and values.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,60 +14,79 @@ use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 
 use crate::block::{BlockId, BlockSet};
-use crate::checkpoint::DOWN_PROJ;
+use crate::checkpoint::{DOWN_PROJ, block_shapes};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::model::{DownProjs, MlpOutput};
+use crate::model::{BlockModules, BlockWeights, DownProjs, Llama, MlpOutput, with_weights};
 use crate::plan::{Plan, RepairFile, write_atomically};
 use crate::stage::{PerStage, Stage};
 
 /// Name under which a repair is written.
 pub const REPAIR_FILE: &str = "repair.safetensors";
 
-/// Output layers of MLPs, `[hidden, intermediate]` in f32, by block.
-pub type StageRepair = BTreeMap<BlockId, TensorData>;
+/// Repaired weights by block.
+pub type StageRepair = BTreeMap<BlockId, BlockWeights>;
 
 /// The weights that a repair gave each stage.
 #[derive(Clone, Debug, Default)]
 pub struct RepairWeights {
-    down_proj: PerStage<StageRepair>,
+    stages: PerStage<StageRepair>,
 }
 
 impl RepairWeights {
-    /// Gives block `id` another output layer `[hidden, intermediate]` in `stage`.
+    /// Gives block `id` another output layer `[hidden, intermediate]` of its MLP in `stage`.
     ///
     /// # Panics
     ///
     /// Panics if the tensor cannot be read from its device.
     pub fn insert(&mut self, stage: Stage, id: BlockId, down_proj: Tensor<2>) {
         let data = Tensor::<2>::cast(down_proj, DType::F32).into_data();
-        let layers = match stage {
-            Stage::Prefill => &mut self.down_proj.prefill,
-            Stage::Decode => &mut self.down_proj.decode,
-        };
-        layers.insert(id, data);
+        self.insert_weights(stage, id, [(DOWN_PROJ.to_owned(), data)].into());
     }
 
-    /// The output layers of `stage`.
+    /// Gives block `id` other weights, in f32, in `stage`.
+    pub fn insert_weights(&mut self, stage: Stage, id: BlockId, weights: BlockWeights) {
+        self.blocks(stage).entry(id).or_default().extend(weights);
+    }
+
+    /// The weights of `stage`.
     pub fn of(&self, stage: Stage) -> &StageRepair {
-        self.down_proj.of(stage)
+        self.stages.of(stage)
     }
 
     /// Whether no stage was given a weight.
     pub fn is_empty(&self) -> bool {
-        self.down_proj.prefill.is_empty() && self.down_proj.decode.is_empty()
+        self.stages.prefill.is_empty() && self.stages.decode.is_empty()
+    }
+
+    fn blocks(&mut self, stage: Stage) -> &mut StageRepair {
+        match stage {
+            Stage::Prefill => &mut self.stages.prefill,
+            Stage::Decode => &mut self.stages.decode,
+        }
     }
 
     /// `model` with the weights of `stage`, sharing all others with it; `None` if the stage has none.
-    pub fn apply<M: MlpOutput>(&self, model: &M, stage: Stage) -> Option<M> {
-        let layers = self.of(stage);
+    pub fn apply<M: BlockModules>(&self, model: &M, stage: Stage) -> Option<M> {
+        let blocks: BTreeMap<BlockId, M::Block> = self
+            .of(stage)
+            .iter()
+            .map(|(&id, weights)| (id, with_weights(model.block_module(id), weights)))
+            .collect();
+        (!blocks.is_empty()).then(|| model.with_block_modules(&blocks))
+    }
+
+    /// As [`apply`](Self::apply) for a model of which a linear repair needs to know no more: only output
+    /// layers of MLPs are replaced.
+    pub fn apply_down_projs<M: MlpOutput>(&self, model: &M, stage: Stage) -> Option<M> {
         let place = (model.device(), DType::F32);
         let tensor = |data: &TensorData| {
             Tensor::<2>::cast(Tensor::<2>::from_data(data.clone(), place), model.dtype())
         };
-        let layers: DownProjs = layers
+        let layers: DownProjs = self
+            .of(stage)
             .iter()
-            .map(|(&id, data)| (id, tensor(data)))
+            .filter_map(|(&id, weights)| Some((id, tensor(weights.get(DOWN_PROJ)?))))
             .collect();
         (!layers.is_empty()).then(|| model.with_down_projs(&layers))
     }
@@ -84,10 +104,13 @@ impl RepairWeights {
         };
         let mut views = Vec::new();
         for stage in [Stage::Prefill, Stage::Decode] {
-            for (&id, data) in self.of(stage) {
-                let shape = data.shape().to_vec();
-                let view = TensorView::new(Dtype::F32, shape, data.as_bytes()).map_err(failed)?;
-                views.push((tensor_name(stage, id), view));
+            for (&id, weights) in self.of(stage) {
+                for (name, data) in weights {
+                    let shape = data.shape().to_vec();
+                    let view =
+                        TensorView::new(Dtype::F32, shape, data.as_bytes()).map_err(failed)?;
+                    views.push((tensor_name(stage, id, name), view));
+                }
             }
         }
         let bytes = serialize(views, None).map_err(failed)?;
@@ -145,12 +168,9 @@ impl RepairWeights {
         };
         let mut weights = Self::default();
         for (name, view) in tensors.iter() {
-            let (stage, id) = door.place(name)?;
-            let data = door.values(name, &view)?;
-            match stage {
-                Stage::Prefill => weights.down_proj.prefill.insert(id, data),
-                Stage::Decode => weights.down_proj.decode.insert(id, data),
-            };
+            let (stage, id, part) = door.place(name)?;
+            let data = door.values(name, part, &view)?;
+            weights.insert_weights(stage, id, [(part.to_owned(), data)].into());
         }
         Ok(weights)
     }
@@ -164,12 +184,12 @@ struct Door<'d> {
 }
 
 impl Door<'_> {
-    /// The stage and the block that a tensor is for, if the plan has that block there.
-    fn place(&self, name: &str) -> Result<(Stage, BlockId)> {
+    /// The stage, the block and the weight that a tensor is for, if the plan has that block there.
+    fn place<'n>(&self, name: &'n str) -> Result<(Stage, BlockId, &'n str)> {
         let refused = |expected, found| self.refused(name, expected, found);
         let depth = self.config.n_blocks;
-        let Some((stage, block)) = parsed(name) else {
-            let expected = format!("{{prefill|decode}}.layers.{{l}}.{DOWN_PROJ}");
+        let Some((stage, block, part)) = parsed(name) else {
+            let expected = format!("{{prefill|decode}}.layers.{{l}}.{DOWN_PROJ}, for example");
             return Err(refused(expected, "another name".to_owned()));
         };
         if block >= depth {
@@ -185,15 +205,22 @@ impl Door<'_> {
                 format!("block {id}, removed ({removed})"),
             ));
         }
-        Ok((stage, id))
+        if Llama::makes_kv(part) {
+            let expected = "no weight that keys and values depend on".to_owned();
+            return Err(refused(expected, part.to_owned()));
+        }
+        Ok((stage, id, part))
     }
 
-    fn values(&self, name: &str, view: &TensorView<'_>) -> Result<TensorData> {
+    fn values(&self, name: &str, part: &str, view: &TensorView<'_>) -> Result<TensorData> {
         if view.dtype() != Dtype::F32 {
             let found = format!("{:?}", view.dtype());
             return Err(self.refused(name, "elements of type F32".to_owned(), found));
         }
-        let expected = vec![self.config.hidden_size, self.config.intermediate_size];
+        let Some(expected) = block_shapes(self.config).remove(part) else {
+            let expected = "a weight of a block".to_owned();
+            return Err(self.refused(name, expected, part.to_owned()));
+        };
         if view.shape() != expected {
             return Err(Error::TensorShape {
                 path: self.path.to_owned(),
@@ -216,19 +243,19 @@ impl Door<'_> {
     }
 }
 
-fn tensor_name(stage: Stage, id: BlockId) -> String {
-    format!("{stage}.layers.{id}.{DOWN_PROJ}")
+fn tensor_name(stage: Stage, id: BlockId, part: &str) -> String {
+    format!("{stage}.layers.{id}.{part}")
 }
 
-fn parsed(name: &str) -> Option<(Stage, usize)> {
+fn parsed(name: &str) -> Option<(Stage, usize, &str)> {
     let (stage, rest) = name.split_once(".layers.")?;
     let stage = match stage {
         "prefill" => Stage::Prefill,
         "decode" => Stage::Decode,
         _ => return None,
     };
-    let block = rest.strip_suffix(DOWN_PROJ)?.strip_suffix('.')?;
-    Some((stage, block.parse().ok()?))
+    let (block, part) = rest.split_once('.')?;
+    Some((stage, block.parse().ok()?, part))
 }
 
 fn hash(bytes: &[u8]) -> String {

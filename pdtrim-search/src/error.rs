@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pdtrim_core::{BlockSet, PerStage};
+use pdtrim_core::{BlockId, BlockSet, PerStage, Stage};
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -117,6 +117,29 @@ pub enum Error {
     NoRepair {
         /// The ridge.
         ridge: f64,
+    },
+    /// A setting, a model or a kept state that cannot be distilled with.
+    #[error("cannot distill: {what}: expected {expected}, found {found}")]
+    Distill {
+        /// What is wrong.
+        what: &'static str,
+        /// What it has to be.
+        expected: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// A training whose loss is no number any more.
+    #[error(
+        "the distillation of {stage}{} has a loss that is no finite number at step {step}: expected \
+            a smaller learning rate", block.map(|block| format!(", block {block},")).unwrap_or_default()
+    )]
+    Diverged {
+        /// The stage.
+        stage: Stage,
+        /// The block before a run; `None` where all of the stage's are trained.
+        block: Option<BlockId>,
+        /// The step, from 1.
+        step: usize,
     },
     /// Windows of two purposes share text.
     #[error(

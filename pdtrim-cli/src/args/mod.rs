@@ -31,7 +31,7 @@ pub(crate) use model::{DEFAULT_MODEL, DtypeArg, ModelArgs};
 pub(crate) use plan::PlanArgs;
 pub(crate) use sensitivity::SensitivityArgs;
 pub(crate) use strategy::{StrategyArg, ValidationLedger};
-pub(crate) use trim::{KvSelectionArg, RepairArg, TrimArgs, TrimConfig};
+pub(crate) use trim::{KvSelectionArg, RepairArg, TrimArgs, TrimConfig, set};
 pub(crate) use windows::WindowArgs;
 
 /// Trim Llama-family models for prefill/decode disaggregation.

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::strategy::StrategyArgs;
 use super::{DEFAULT_MODEL, DtypeArg, ModelArgs, StrategyArg};
+use crate::repair::RepairSettings;
 
 /// The main job. Without arguments it runs the embedded default on SmolLM2-135M-Instruct.
 #[derive(Args, Debug)]
@@ -70,16 +72,34 @@ pub(crate) struct TrimArgs {
     #[arg(long, value_enum)]
     pub(crate) kv_selection: Option<KvSelectionArg>,
     /// What makes up for the removed blocks: linear fits the block before each removed run, for each
-    /// stage, and adds no weights [default: none].
+    /// stage, and distill trains it; neither adds weights [default: none].
     #[arg(long, value_enum)]
     pub(crate) repair: Option<RepairArg>,
     /// Tokens of each stage that the repair is fitted on; none of them chooses blocks or reports the
-    /// result [default: 8192, or half as many and so on where the source has fewer].
+    /// result [default: 8192 for linear and 16384 for distill, or half as many and so on where the source
+    /// has fewer].
     #[arg(long, value_name = "N")]
     pub(crate) repair_tokens: Option<NonZeroUsize>,
     /// Where those windows come from [default: what --calibration says].
     #[arg(long, value_name = "SOURCE")]
     pub(crate) repair_calibration: Option<CalibrationSource>,
+    /// Steps in which distill trains the block before each run towards the dense model's hidden state
+    /// [default: once through the windows].
+    #[arg(long, value_name = "N")]
+    pub(crate) repair_run_steps: Option<usize>,
+    /// Steps in which distill then trains all of a stage's towards the dense model's predictions; 0 for
+    /// none [default: once through the windows].
+    #[arg(long, value_name = "N")]
+    pub(crate) repair_steps: Option<usize>,
+    /// Largest learning rate of --repair-run-steps [default: 0.001].
+    #[arg(long, value_name = "RATE")]
+    pub(crate) repair_run_lr: Option<f64>,
+    /// Largest learning rate of --repair-steps [default: 0.0005].
+    #[arg(long, value_name = "RATE")]
+    pub(crate) repair_lr: Option<f64>,
+    /// Windows in a step of distill [default: 512 tokens].
+    #[arg(long, value_name = "N")]
+    pub(crate) repair_batch: Option<NonZeroUsize>,
     /// Tasks, separated by commas [default: those with bundled data].
     #[arg(long, value_delimiter = ',')]
     pub(crate) tasks: Option<Vec<String>>,
@@ -107,6 +127,18 @@ pub(crate) enum RepairArg {
     None,
     /// A ridge regression, folded into the MLP's output layer.
     Linear,
+    /// Training, from there on.
+    Distill,
+}
+
+impl fmt::Display for RepairArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Linear => "linear",
+            Self::Distill => "distill",
+        })
+    }
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +198,16 @@ pub(crate) struct TrimConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) repair_calibration: Option<CalibrationSource>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) repair_run_steps: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) repair_steps: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) repair_run_lr: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) repair_lr: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) repair_batch: Option<NonZeroUsize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tasks: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) data: Option<PathBuf>,
@@ -209,6 +251,11 @@ impl Default for TrimConfig {
             repair: RepairArg::None,
             repair_tokens: None,
             repair_calibration: None,
+            repair_run_steps: None,
+            repair_steps: None,
+            repair_run_lr: None,
+            repair_lr: None,
+            repair_batch: None,
             tasks: None,
             data: None,
             limit: None,
@@ -217,7 +264,7 @@ impl Default for TrimConfig {
     }
 }
 
-pub(super) fn set<T>(field: &mut T, flag: Option<T>) {
+pub(crate) fn set<T>(field: &mut T, flag: Option<T>) {
     if let Some(flag) = flag {
         *field = flag;
     }
@@ -257,6 +304,14 @@ impl TrimConfig {
         set(&mut config.repair_tokens, args.repair_tokens.map(Some));
         let source = args.repair_calibration;
         set(&mut config.repair_calibration, source.map(Some));
+        set(
+            &mut config.repair_run_steps,
+            args.repair_run_steps.map(Some),
+        );
+        set(&mut config.repair_steps, args.repair_steps.map(Some));
+        set(&mut config.repair_run_lr, args.repair_run_lr.map(Some));
+        set(&mut config.repair_lr, args.repair_lr.map(Some));
+        set(&mut config.repair_batch, args.repair_batch.map(Some));
         set(&mut config.tasks, args.tasks.map(Some));
         set(&mut config.data, args.data.map(Some));
         set(&mut config.limit, args.limit.map(Some));
@@ -277,6 +332,7 @@ impl TrimConfig {
         );
         config.search_strategy(None)?;
         config.distill_threshold()?;
+        RepairSettings::check(&config)?;
         Ok(config)
     }
 
@@ -447,6 +503,44 @@ mod tests {
         let words = ["--config", path.to_str().unwrap(), "--independent"];
         let error = format!("{:#}", resolve(&words).unwrap_err());
         assert!(error.contains("unified and independent"), "{error}");
+    }
+
+    #[test]
+    fn numbers_for_a_repair_that_is_not_asked_for_are_refused_by_name() {
+        for (words, parts) in [
+            (&["--repair-tokens", "64"][..], ["repair-tokens", "none"]),
+            (
+                &["--repair-calibration", "prose"],
+                ["repair-calibration", "none"],
+            ),
+            (&["--repair-lr", "0.1"], ["repair-lr", "none"]),
+            (
+                &["--repair", "linear", "--repair-steps", "4"],
+                ["repair-steps", "found linear"],
+            ),
+            (
+                &["--repair", "distill", "--repair-run-lr", "2"],
+                ["repair-run-lr", "found 2"],
+            ),
+        ] {
+            let error = format!("{:#}", resolve(words).unwrap_err());
+            for part in parts {
+                assert!(error.contains(part), "{part}: {error}");
+            }
+        }
+        let flags = "--repair distill --repair-tokens 64 --repair-run-steps 3 --repair-steps 0 \
+            --repair-run-lr 0.01 --repair-lr 0.02 --repair-batch 3";
+        let flags = resolve(&flags.split_whitespace().collect::<Vec<_>>()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        std::fs::write(
+            &path,
+            "repair = \"distill\"\nrepair-tokens = 64\nrepair-run-steps = 3\nrepair-steps = 0\n\
+                repair-run-lr = 0.01\nrepair-lr = 0.02\nrepair-batch = 3\n",
+        )
+        .unwrap();
+        let config = resolve(&["--config", path.to_str().unwrap()]).unwrap();
+        assert_eq!(config, flags);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod search;
 use anyhow::{Context, Result};
 use pdtrim_core::objective::{Calibration, CalibrationLoss, Redundancy, Rows};
 use pdtrim_core::plan::{PLAN_VERSION, PlanCalibration, PlanFile, PlanModel, Repair};
+use pdtrim_core::repair::REPAIR_FILE;
 use pdtrim_core::{KvPlan, PerStage, Plan};
 use pdtrim_eval::{Dataset, EvalReport, Prepared, Task};
 use pdtrim_search::calibration::{Corpus, Part};
@@ -19,6 +20,7 @@ use crate::calibration;
 use crate::commands::load_all;
 use crate::output;
 use crate::progress::Progress;
+use crate::repair::RepairSettings;
 use crate::run_folder::RunFolder;
 use crate::session::{Bound, Session};
 use pdtrim_core::hash::sha256;
@@ -85,6 +87,7 @@ impl Run {
         let repair = repair::Sources::read(&config)?;
         let folder = RunFolder::open(&config.out, force)?;
         let session = Session::open(&config.model_args(), progress)?.for_long_work();
+        RepairSettings::check_dtype(config.repair, session.dtype)?;
         let set = calibration::draw(&session, &corpus, &config.window_draw(), progress)?;
         let more = config.validation_windows;
         let validates = config.strategy == StrategyArg::Pdtrim && more > 0;
@@ -122,6 +125,10 @@ impl Run {
         pdtrim_core::write_atomically(&out.join("report.html"), page.as_bytes())?;
         // Last: a folder with a plan has everything that belongs to it.
         measured.plan.write(&out.join("plan.toml"))?;
+        if measured.repair.is_none() {
+            // An earlier run's, which no plan names any more.
+            self.folder.take_away(REPAIR_FILE)?;
+        }
         let summary = report::summary(&self, &measured);
         Ok(Trimmed {
             scores: measured.scores,
@@ -197,7 +204,7 @@ impl Run {
             race_error: config.race_error,
             boundary: config.boundary,
             kv_fill: config.kv_fill(),
-            repair: repair.map_or(Repair::None, |_| Repair::Linear),
+            repair: repair.map_or(Repair::None, repair::Repair::method),
             kv_method: kv
                 .map(|_| kv::method(config).to_owned())
                 .unwrap_or_default(),

@@ -11,7 +11,7 @@ use safetensors::{Dtype, View};
 use serde_json::{Map, Value, json};
 
 use super::Checkpoint;
-use super::names::{DOWN_PROJ, slots};
+use super::names::slots;
 use super::weights::convert;
 use crate::block::{BlockId, BlockSet};
 use crate::config::{ModelConfig, RopeScaling};
@@ -108,7 +108,7 @@ impl Checkpoint {
             Some((block, part)) => {
                 let layer = kept.iter().position(|&kept| kept == block)?;
                 let repair = repaired.get(&BlockId::new(block));
-                let repair = repair.filter(|_| part == DOWN_PROJ);
+                let repair = repair.and_then(|weights| weights.get(&part));
                 let tensor = repair.map_or(tensor, in_memory);
                 Some(view(tensor, format!("model.layers.{layer}.{part}")))
             }

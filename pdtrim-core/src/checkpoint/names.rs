@@ -1,6 +1,8 @@
 //! The one table of tensor names: what each weight is called in a Hugging Face folder, in a GGUF file
 //! and in the Burn module.
 
+use std::collections::BTreeMap;
+
 use crate::config::{Architecture, ModelConfig};
 
 /// The output layer of a block's MLP, by its path in [`Block`](crate::model::Block).
@@ -21,6 +23,12 @@ pub(super) struct Slot {
     pub(super) shape: Vec<usize>,
     /// Heads whose rows llama.cpp's converter permutes in `llama` files.
     pub(super) rope_heads: Option<usize>,
+}
+
+/// Shape of each weight of a block, by its path in [`Block`](crate::model::Block).
+pub(crate) fn block_shapes(config: &ModelConfig) -> BTreeMap<&'static str, Vec<usize>> {
+    let parts = parts(config).into_iter();
+    parts.map(|part| (part.hf, part.shape)).collect()
 }
 
 struct Part {

@@ -1,5 +1,6 @@
 //! The Llama family: Llama, Mistral, Qwen2 and SmolLM2 differ in their config only.
 
+mod block_modules;
 mod gradients;
 mod mlp_output;
 

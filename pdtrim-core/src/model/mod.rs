@@ -7,6 +7,7 @@
 
 mod attention;
 mod block;
+mod block_modules;
 mod gradients;
 mod llama;
 mod mlp_output;
@@ -17,6 +18,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 pub use attention::Attention;
 pub use block::Block;
 pub use block::Mlp;
+pub use block_modules::{BlockModules, BlockWeights, block_weights, with_weights};
 pub use gradients::{BlockGradients, FollowedBlock};
 pub use llama::{Llama, LlamaWeights, Projection, RmsNorm};
 pub use mlp_output::{DownProjs, MlpOutput, MlpStep};

@@ -50,7 +50,7 @@ impl<'a> MlpPass<'a> {
         let dense = PerStage::dense(self.depth());
         let mut states = PerStage::<StatesAfter>::default();
         let run = || {
-            for id in (0..self.depth()).map(BlockId::new) {
+            for id in up_to_last(after) {
                 for stream in &mut streams {
                     passage.step(id, &dense, stream);
                 }
@@ -84,7 +84,7 @@ impl<'a> MlpPass<'a> {
         let (passage, mut streams) = self.enter()?;
         let continues_at = TokenPosition(passage.split.read);
         let mut run = || {
-            for id in (0..self.depth()).map(BlockId::new) {
+            for id in up_to_last(at) {
                 let mut caches = vec![BlockCache::with_capacity(0); streams.len()];
                 let keeps = |stage| !removed.of(stage).contains(id);
                 let prompts = streams.iter_mut().map(|stream| &mut stream.prompt);
@@ -163,6 +163,13 @@ impl<'a> MlpPass<'a> {
     fn depth(&self) -> usize {
         self.model.dims().n_blocks
     }
+}
+
+/// The blocks of the model up to the last one in `blocks`: nobody asks for what comes after.
+fn up_to_last(blocks: &PerStage<BlockSet>) -> impl Iterator<Item = BlockId> + use<> {
+    let all = blocks.prefill.iter().chain(blocks.decode.iter());
+    let end = all.max().map_or(0, |last| last.index() + 1);
+    (0..end).map(BlockId::new)
 }
 
 /// `matrix` `[hidden, hidden]` times each row of `output`.

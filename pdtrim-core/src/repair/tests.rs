@@ -1,7 +1,7 @@
 use burn::tensor::Distribution;
 
 use super::*;
-use crate::model::BlockModel;
+use crate::model::{BlockModel, block_weights};
 use crate::plan::{PLAN_VERSION, PlanFile, PlanModel, Repair};
 use crate::stage::{Boundary, KvFill};
 use crate::testing::TinyModel;
@@ -42,6 +42,14 @@ fn weights() -> RepairWeights {
     weights.insert(Stage::Prefill, BlockId::new(1), drawn());
     weights.insert(Stage::Decode, BlockId::new(1), drawn());
     weights.insert(Stage::Decode, BlockId::new(3), drawn());
+    let query = Tensor::<2>::random([32, 32], Distribution::Default, model.device());
+    let norm = Tensor::<1>::random([32], Distribution::Default, model.device());
+    let more = [
+        ("self_attn.q_proj.weight", query.into_data()),
+        ("post_attention_layernorm.weight", norm.into_data()),
+    ];
+    let more = more.map(|(name, data)| (name.to_owned(), data));
+    weights.insert_weights(Stage::Decode, BlockId::new(3), more.into());
     weights
 }
 
@@ -105,6 +113,15 @@ fn repaired_weights_are_shared_out_by_stage_and_leave_the_model_alone() {
         );
     }
     assert_ne!(down(&prefill, 1), down(&decode, 1));
+    let (own, given) = (
+        block_weights(&decode.block_module(BlockId::new(3))),
+        &weights.of(Stage::Decode)[&BlockId::new(3)],
+    );
+    assert_eq!((own.len(), given.len()), (9, 3));
+    for (name, weight) in block_weights(&model.block_module(BlockId::new(3))) {
+        assert_eq!(own[&name], *given.get(&name).unwrap_or(&weight), "{name}");
+        assert_eq!(own[&name] == weight, !given.contains_key(&name), "{name}");
+    }
     assert!(
         RepairWeights::default()
             .apply(&model, Stage::Prefill)
@@ -162,6 +179,20 @@ fn tensors_that_the_plan_has_no_use_for_are_refused_by_name() {
             Dtype::F32,
             "a block that decode keeps",
             "removed (2,4)",
+        ),
+        (
+            "decode.layers.3.self_attn.k_proj.weight".to_owned(),
+            [16, 32],
+            Dtype::F32,
+            "no weight that keys and values depend on",
+            "self_attn.k_proj.weight",
+        ),
+        (
+            "decode.layers.3.self_attn.q_proj.bias".to_owned(),
+            [32, 1],
+            Dtype::F32,
+            "a weight of a block",
+            "self_attn.q_proj.bias",
         ),
         (
             down("decode", 3),

@@ -117,14 +117,14 @@ impl LinearRepair {
 }
 
 /// The runs of a stage.
-struct Repairs {
+pub(super) struct Repairs {
     /// The block before a run, and the run's last block.
-    fitted: Vec<(BlockId, BlockId)>,
-    at_front: Vec<Run>,
+    pub(super) fitted: Vec<(BlockId, BlockId)>,
+    pub(super) at_front: Vec<Run>,
 }
 
 impl Repairs {
-    fn of(removed: &BlockSet) -> Self {
+    pub(super) fn of(removed: &BlockSet) -> Self {
         let (fitted, at_front): (Vec<Run>, Vec<Run>) = runs(removed)
             .into_iter()
             .partition(|run| run.before.is_some());

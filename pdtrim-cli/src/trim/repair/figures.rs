@@ -1,10 +1,13 @@
 //! What a repair won back, for the closing lines, the report and the plan.
 
 use pdtrim_core::Boundary;
-use pdtrim_core::plan::{PlanCalibration, PlanScore, RepairFile};
+use pdtrim_core::plan::{PlanCalibration, PlanScore, Repair as Method, RepairFile};
 use pdtrim_eval::Mode;
 use pdtrim_eval::page::{Item, Section};
+use pdtrim_search::repair::DistillLoss;
 use serde::{Deserialize, Serialize};
+
+use crate::repair::RepairSettings;
 
 /// What is known of a repaired model.
 pub(crate) struct Repair {
@@ -14,6 +17,10 @@ pub(crate) struct Repair {
     /// Windows that the figures are measured on.
     pub(crate) held_out: PlanCalibration,
     pub(crate) found: Figures,
+    pub(crate) kind: RepairSettings,
+    pub(crate) losses: Vec<DistillLoss>,
+    /// What fitting took, in the run that finished it.
+    pub(crate) seconds: f64,
 }
 
 /// Mean NLL with the same blocks removed, before and after the repair.
@@ -57,7 +64,8 @@ impl Repair {
     /// The line that a run ends with.
     pub(crate) fn summary(&self) -> String {
         format!(
-            "linear repair, fitted on {} windows of {}; mean NLL on {} held-out windows: {}",
+            "{} repair, fitted on {} windows of {}; mean NLL on {} held-out windows: {}",
+            self.name(),
             self.about.windows,
             self.about.source,
             self.held_out.windows,
@@ -65,16 +73,50 @@ impl Repair {
         )
     }
 
+    fn name(&self) -> &'static str {
+        match self.kind {
+            RepairSettings::Linear => "linear",
+            RepairSettings::Distill(_) => "distill",
+        }
+    }
+
+    /// What the plan calls it.
+    pub(crate) fn method(&self) -> Method {
+        match self.kind {
+            RepairSettings::Linear => Method::Linear,
+            RepairSettings::Distill(_) => Method::Distill,
+        }
+    }
+
     /// What the report says of it.
     pub(crate) fn section(&self) -> Section {
+        let how = match self.kind {
+            RepairSettings::Linear => "In the block before each removed run the MLP's output layer was \
+                multiplied by a matrix, fitted by ridge regression so that the hidden state after the run \
+                is the dense model's."
+                .to_owned(),
+            RepairSettings::Distill(repair) => format!(
+                "The block before each removed run was trained with AdamW, from a linear repair on: {} \
+                    steps (largest learning rate {}) towards the dense model's hidden state after the \
+                    run, then all blocks of a stage together {} steps (largest learning rate {}) \
+                    towards the dense model's predictions, {} windows each, seed {}. What makes keys and \
+                    values stayed as it was.",
+                repair.run_steps,
+                repair.run_learning_rate,
+                repair.steps,
+                repair.learning_rate,
+                repair.batch,
+                repair.seed
+            ),
+        };
         let text = format!(
-            "In the block before each removed run the MLP's output layer was multiplied by a matrix, fitted \
-                by ridge regression so that the hidden state after the run is the dense model's; each \
-                stage on its own tokens of {} windows of {} tokens ({}). It costs nothing at run time. \
-                Mean NLL below is on {} held-out windows ({}); no window serves two purposes.",
+            "{how} Each stage has weights of its own, from {} windows of {} tokens ({}). They cost nothing \
+                at run time; to fit them took {:.0} s. Mean NLL below is on {} held-out windows ({}); no \
+                window serves two purposes.",
             self.about.windows,
             self.about.window_tokens,
             self.about.source,
+            self.seconds,
             self.held_out.windows,
             self.held_out.source
         );
@@ -82,7 +124,19 @@ impl Repair {
             ("Prefill alone", self.found.prefill.text()),
             ("Both stages", self.found.both.text()),
         ];
-        let facts = facts.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        let facts = facts.map(|(name, value)| (name.to_owned(), value));
+        let losses = self.losses.iter().map(|loss| {
+            let DistillLoss {
+                stage, first, last, ..
+            } = loss;
+            let name = match loss.block {
+                Some(block) => format!("Training of {stage}, block {block}"),
+                None => format!("Training of {stage}, predictions"),
+            };
+            let what = loss.block.map_or("KL divergence", |_| "squared error");
+            (name, format!("{what} {first:.4}, at the end {last:.4}"))
+        });
+        let facts = facts.into_iter().chain(losses).collect();
         Section::new("Repair", text).with(Item::Facts(facts))
     }
 

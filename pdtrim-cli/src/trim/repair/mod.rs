@@ -10,13 +10,15 @@ use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Rows};
 use pdtrim_core::plan::RepairFile;
 use pdtrim_core::repair::RepairWeights;
 use pdtrim_core::{BlockSet, PerStage};
-use pdtrim_search::repair::{LinearRepair, Run as RemovedRun};
+use pdtrim_search::repair::DistillLoss;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 pub(super) use figures::Repair;
 pub(super) use windows::{Sources, Windows};
 
 use super::Run;
+use crate::repair::{RepairJob, RepairSettings};
 use crate::session::Repaired;
 use figures::{Figures, Gain};
 
@@ -24,6 +26,8 @@ use figures::{Figures, Gain};
 #[derive(Serialize, Deserialize)]
 struct Kept {
     file: RepairFile,
+    losses: Vec<DistillLoss>,
+    seconds: f64,
     found: Figures,
 }
 
@@ -33,12 +37,18 @@ pub(super) fn run(
     windows: &Windows,
     removed: &PerStage<BlockSet>,
 ) -> Result<Option<(Repair, Repaired)>> {
+    let count = windows.fit.calibration.windows().len();
+    let Some(settings) = RepairSettings::of(&run.config, count) else {
+        return Ok(None);
+    };
+    // The held-out windows take text away from those of the fit.
+    let about = json!([windows.fit.about, windows.held_out.about]);
+    let on = format!("{} {about}", run.fingerprint()?);
     let fingerprint = format!(
-        "{} P {} D {} {}",
-        run.fingerprint()?,
+        "{on} P {} D {} {}",
         removed.prefill,
         removed.decode,
-        serde_json::json!([windows.fit.about, windows.held_out.about]),
+        json!(settings),
     );
     let kept: Option<Kept> = run.folder.kept("repair", &fingerprint);
     let (out, config) = (&run.config.out, run.session.model.config());
@@ -51,50 +61,47 @@ pub(super) fn run(
         run.progress.say("reusing the repair of an earlier run");
         known
     } else {
-        let Some(weights) = fit(run, windows, removed)? else {
-            return Ok(None);
+        let state = run.folder.state_file("distill");
+        let job = RepairJob {
+            session: &run.session,
+            removed,
+            boundary: run.config.boundary,
+            windows: &windows.fit.calibration,
+            settings,
+            state: &state,
+            fingerprint: &on,
         };
-        let file = weights.write(out)?;
-        let repaired = Repaired::new(&weights, &file.sha256, &run.session.model);
+        let fitted = job.fit(run.progress)?;
+        if fitted.weights.is_empty() {
+            return Ok(None);
+        }
+        let file = fitted.weights.write(out)?;
+        let repaired = Repaired::new(&fitted.weights, &file.sha256, &run.session.model);
         let found = measure(run, &windows.held_out.calibration, &repaired, removed)?;
-        let kept = Kept { file, found };
+        let kept = Kept {
+            file,
+            losses: fitted.losses,
+            seconds: fitted.seconds,
+            found,
+        };
         run.folder.keep("repair", &fingerprint, &kept)?;
-        (weights, kept)
+        run.folder.remove_state_file("distill")?;
+        (fitted.weights, kept)
     };
     let gain = kept.found.both.text();
     run.progress
         .say(&format!("repair: held-out mean NLL {gain}"));
     let repaired = Repaired::new(&weights, &kept.file.sha256, &run.session.model);
     let repair = Repair {
+        kind: settings,
+        losses: kept.losses,
+        seconds: kept.seconds,
         file: kept.file,
         about: windows.fit.about.clone(),
         held_out: windows.held_out.about.clone(),
         found: kept.found,
     };
     Ok(Some((repair, repaired)))
-}
-
-fn fit(
-    run: &Run,
-    windows: &Windows,
-    removed: &PerStage<BlockSet>,
-) -> Result<Option<RepairWeights>> {
-    let step = run.progress.step("fit the repair", 0);
-    let (model, boundary) = (&run.session.model, run.config.boundary);
-    let calibration = &windows.fit.calibration;
-    let fit = LinearRepair::default().fit(model, calibration, removed, boundary)?;
-    drop(step);
-    for (stage, runs) in [
-        ("prefill", &fit.unrepaired.prefill),
-        ("decode", &fit.unrepaired.decode),
-    ] {
-        for RemovedRun { first, last, .. } in runs {
-            run.progress.say(&format!(
-                "repair: nothing makes up for blocks {first} to {last} of {stage}, which no kept block is before"
-            ));
-        }
-    }
-    Ok((!fit.weights.is_empty()).then_some(fit.weights))
 }
 
 fn measure(

@@ -9,10 +9,8 @@ use pdtrim_search::repair::halved;
 use crate::args::{RepairArg, TrimConfig};
 use crate::calibration;
 use crate::progress::Progress;
+use crate::repair::default_tokens;
 use crate::session::Session;
-
-/// Tokens of each stage that a repair is fitted on if the user does not say how many.
-const DEFAULT_TOKENS: usize = 8192;
 
 /// What a repair's windows are drawn from.
 pub(crate) struct Sources {
@@ -61,7 +59,7 @@ impl Sources {
         };
         let held_out = draw(&self.held_out, config.windows.get(), false, &[selection])?;
         let tokens = config.repair_tokens;
-        let windows = tokens.map_or(DEFAULT_TOKENS, Into::into);
+        let windows = tokens.map_or_else(|| default_tokens(config.repair), Into::into);
         // Each stage has half of the tokens of each window.
         let windows = (2 * windows).div_ceil(config.window_tokens.get());
         let taken = [selection, &held_out.calibration];

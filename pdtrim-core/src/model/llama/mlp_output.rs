@@ -1,11 +1,9 @@
 //! The output of a block's MLP, and models that share all weights but some output layers.
 
-use std::sync::Arc;
-
 use burn::module::Param;
 use burn::tensor::Tensor;
 
-use super::{BlockStream, Llama, LlamaWeights};
+use super::Llama;
 use crate::block::BlockId;
 use crate::cache::{BlockCache, TokenPosition};
 use crate::model::{Block, DownProjs, MlpOutput, MlpStep};
@@ -27,29 +25,11 @@ impl MlpOutput for Llama {
     }
 
     fn with_down_projs(&self, weights: &DownProjs) -> Self {
-        let mut layers = self.weights.layers.clone();
-        for (id, layer) in layers.iter_mut().enumerate() {
-            replace_down_proj(layer, BlockId::new(id), weights);
-        }
-        let stream = self.stream.as_ref().map(|stream| {
-            let (stream, weights) = (Arc::clone(stream), weights.clone());
-            Arc::new(BlockStream::new(move |id| {
-                let mut block = stream.block(id).as_ref().clone();
-                replace_down_proj(&mut block, id, &weights);
-                block
-            }))
-        });
-        Self {
-            config: self.config.clone(),
-            weights: LlamaWeights {
-                layers,
-                ..self.weights.clone()
-            },
-            stream,
-            rope: Arc::clone(&self.rope),
-            device: self.device.clone(),
-            dtype: self.dtype,
-        }
+        let weights = weights.clone();
+        self.with_changed_blocks(move |id, mut block| {
+            replace_down_proj(&mut block, id, &weights);
+            block
+        })
     }
 }
 

@@ -157,12 +157,12 @@ fn a_block_that_is_linear_in_the_mlp_output_before_it_is_repaired_to_rounding() 
         .fit(&model, &windows(24, 40), &removed, Boundary::Prefill)
         .unwrap();
     for stage in [Stage::Prefill, Stage::Decode] {
-        let repaired = fit.weights.apply(&model, stage).unwrap();
+        let repaired = fit.weights.apply_down_projs(&model, stage).unwrap();
         let expected = model.down_proj.clone().mul_scalar(1.8);
         assert!(difference(repaired.down_proj, expected) < 1e-4, "{stage}");
     }
     // On other windows the repaired model is the dense one.
-    let repaired = fit.weights.apply(&model, Stage::Decode).unwrap();
+    let repaired = fit.weights.apply_down_projs(&model, Stage::Decode).unwrap();
     let other = windows(23, 37);
     let cost = |model, removed| {
         let loss = CalibrationLoss::new(model, &other, Rows::Continuation, Boundary::Prefill);
@@ -184,7 +184,10 @@ fn a_strong_ridge_leaves_the_model_as_it_is() {
             .unwrap()
     };
     let change = |ridge| {
-        let repaired = fit(ridge).weights.apply(&model, Stage::Decode).unwrap();
+        let repaired = fit(ridge)
+            .weights
+            .apply_down_projs(&model, Stage::Decode)
+            .unwrap();
         difference(
             repaired.down_proj(BlockId::new(1)),
             model.down_proj(BlockId::new(1)),
@@ -275,7 +278,10 @@ fn repaired_states_are_nearer_to_the_dense_ones_on_the_fitted_windows() {
         .unwrap();
         sum
     };
-    let repaired = fit.weights.apply(&model, Stage::Prefill).unwrap();
+    let repaired = fit
+        .weights
+        .apply_down_projs(&model, Stage::Prefill)
+        .unwrap();
     let (trimmed, repaired) = (error(&model), error(&repaired));
     assert!(repaired < 0.9 * trimmed, "{repaired}, {trimmed}");
 }
