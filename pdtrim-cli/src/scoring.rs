@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
-use crate::session::Session;
+use crate::session::{Repaired, Session};
 use pdtrim_core::hash::{hex, sha256};
 
 /// A task's first metric.
@@ -75,9 +75,13 @@ impl<'a> Scoring<'a> {
         })
     }
 
-    /// Every task with `removed` and all KV sent.
-    pub(crate) fn score(&self, removed: &PerStage<BlockSet>) -> Result<Vec<TaskResult>> {
-        let one = |(prepared, data): &_| self.one(prepared, data, removed);
+    /// Every task with `removed`, what was `repaired`, and all KV sent.
+    pub(crate) fn score(
+        &self,
+        removed: &PerStage<BlockSet>,
+        repaired: &Repaired,
+    ) -> Result<Vec<TaskResult>> {
+        let one = |(prepared, data): &_| self.one(prepared, data, (removed, repaired));
         self.tasks.iter().map(one).collect()
     }
 
@@ -95,9 +99,9 @@ impl<'a> Scoring<'a> {
         &self,
         prepared: &Prepared,
         data: &Dataset,
-        removed: &PerStage<BlockSet>,
+        (removed, repaired): (&PerStage<BlockSet>, &Repaired),
     ) -> Result<TaskResult> {
-        let fingerprint = self.fingerprint(prepared, data, removed)?;
+        let fingerprint = self.fingerprint(prepared, data, (removed, repaired))?;
         let task = prepared.task().name();
         let name = format!("{}-{}", task.replace(['/', '\\'], "_"), &fingerprint[..16]);
         let name = format!("score-{name}");
@@ -109,8 +113,8 @@ impl<'a> Scoring<'a> {
             &format!("score {task} without {p} / {d}"),
             prepared.tokens(),
         );
-        let model = PdModel::new(
-            &self.session.model,
+        let model = PdModel::per_stage(
+            repaired.models(self.session),
             removed.clone(),
             KvFill::Project,
             self.boundary,
@@ -132,17 +136,18 @@ impl<'a> Scoring<'a> {
         &self,
         prepared: &Prepared,
         data: &Dataset,
-        removed: &PerStage<BlockSet>,
+        (removed, repaired): (&PerStage<BlockSet>, &Repaired),
     ) -> Result<String> {
         let session = self.session;
         let about = format!(
-            "{} {} {:?} {} {} {removed:?} {}",
+            "{} {} {:?} {} {} {removed:?} {} {:?}",
             env!("CARGO_PKG_VERSION"),
             session.checkpoint.hash()?,
             session.dtype,
             session.device,
             self.boundary,
-            tokens_hash(prepared, data)?
+            tokens_hash(prepared, data)?,
+            repaired.sha256()
         );
         Ok(sha256(about.as_bytes()))
     }

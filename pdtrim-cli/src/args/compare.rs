@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use pdtrim_core::Boundary;
 use serde::{Deserialize, Serialize};
 
-use super::{ModelArgs, StrategyArg, WindowArgs};
+use super::{ModelArgs, RepairArg, StrategyArg, WindowArgs};
 
 /// Strategies, targets and numbers of removed blocks side by side, on held-out windows and tasks.
 #[derive(Args, Debug)]
@@ -45,6 +45,12 @@ pub(crate) struct CompareArgs {
     pub(crate) seeds: Vec<u64>,
     #[command(flatten)]
     pub(crate) windows: WindowArgs,
+    /// What makes up for the removed blocks, separated by commas, as `trim --repair`: a row for each.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "none")]
+    pub(crate) repairs: Vec<RepairArg>,
+    /// Strategies whose rows are also repaired, separated by commas [default: all].
+    #[arg(long, value_enum, value_delimiter = ',', requires = "repairs")]
+    pub(crate) repair_strategies: Vec<StrategyArg>,
     /// Held-out windows.
     #[arg(long, default_value = "16", value_name = "N")]
     pub(crate) held_out_windows: NonZeroUsize,

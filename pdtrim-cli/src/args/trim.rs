@@ -120,15 +120,26 @@ pub(crate) struct TrimArgs {
     pub(crate) json: bool,
 }
 
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum RepairArg {
     /// Nothing.
+    #[default]
     None,
     /// A ridge regression, folded into the MLP's output layer.
     Linear,
     /// Training, from there on.
     Distill,
+}
+
+impl RepairArg {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature that serde asks for"
+    )]
+    pub(crate) fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 impl fmt::Display for RepairArg {

@@ -1,6 +1,7 @@
 //! Fits a repair, for every command that asks for one.
 
 mod settings;
+mod windows;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,7 +15,8 @@ use pdtrim_search::repair::{
 };
 use serde_json::json;
 
-pub(crate) use settings::{RepairSettings, default_tokens};
+pub(crate) use settings::{RepairSettings, default_batch, default_tokens};
+pub(crate) use windows::draw_free;
 
 use crate::progress::Progress;
 use crate::session::Session;

@@ -368,3 +368,69 @@ fn windows_that_pdtrim_decides_on_count_as_its_search() {
     let error = place.failure(&[&words[..], &["--validation-windows", "100000"]].concat());
     assert!(error.contains("100000 validation windows"), "{error}");
 }
+
+#[test]
+fn a_repaired_row_stands_beside_the_unrepaired_one() {
+    let place = Place::new();
+    let run = |out: &str| {
+        let words = [
+            "compare",
+            "--model",
+            "model",
+            "--strategies",
+            "sleb,random",
+            "--targets",
+            "unified,pd",
+            "--counts",
+            "2",
+            "--windows",
+            "2",
+            "--window-tokens",
+            "16",
+            "--seeds",
+            "0",
+            "--repairs",
+            "none,linear,distill",
+            "--repair-strategies",
+            "sleb",
+            "--tasks",
+            "everyday",
+            "--limit",
+            "2",
+            "--out",
+            out,
+        ];
+        said(&mut place.pdtrim(&words))
+    };
+    let (table, _) = run("out");
+    assert!(
+        table.contains("repair s") && table.contains("distill"),
+        "{table}"
+    );
+    let found = object(&place, "out");
+    let runs = found["runs"].as_array().unwrap();
+    // Three rows of sleb and one of random, for each target.
+    assert_eq!(runs.len(), 2 * 4);
+    for target in ["unified", "pd"] {
+        let of = |repair: Option<&str>| {
+            let run = runs.iter().find(|run| {
+                let same = run["strategy"] == "sleb" && run["target"] == target;
+                same && run["repair"].as_str() == repair
+            });
+            &run.unwrap()["outcome"]["found"]
+        };
+        let (none, linear, distill) = (of(None), of(Some("linear")), of(Some("distill")));
+        assert!(none.get("repair").is_none());
+        for repaired in [linear, distill] {
+            assert_eq!(repaired["removed"], none["removed"]);
+            assert_eq!(repaired["search"], none["search"]);
+            assert!(repaired["repair"]["calibration"]["windows"].as_u64() > Some(0));
+            assert_ne!(repaired["held_out"], none["held_out"]);
+        }
+        assert_ne!(linear["held_out"], distill["held_out"]);
+    }
+    assert!(read(&place.path("out/compare.html")).contains("Held-out loss, sleb unified"));
+    assert!(read(&place.path("out/compare.csv")).contains("sleb,pd,distill"));
+    let (_, notes) = run("out");
+    assert_eq!(notes.matches("kept from an earlier run").count(), 8);
+}

@@ -9,7 +9,7 @@ use pdtrim_core::{Boundary, PerStage};
 use pdtrim_eval::Mode;
 use serde::{Deserialize, Serialize};
 
-use crate::args::{CompareArgs, StrategyArg, TargetArg, TrimConfig};
+use crate::args::{CompareArgs, RepairArg, StrategyArg, TargetArg, TrimConfig};
 use crate::session::Session;
 
 /// Everything that every run depends on, and the lists whose combinations are run.
@@ -25,6 +25,9 @@ pub(super) struct Configuration {
     pub(super) targets: Vec<TargetArg>,
     pub(super) counts: Vec<usize>,
     pub(super) prefill_share: f64,
+    pub(super) repairs: Vec<RepairArg>,
+    /// Strategies whose rows are repaired; all if there are none.
+    pub(super) repair_strategies: Vec<StrategyArg>,
     pub(super) race_error: f64,
     pub(super) anneal_steps: usize,
     pub(super) validation_windows: usize,
@@ -68,6 +71,8 @@ impl Configuration {
             targets: each_once(&args.targets),
             counts: each_once(&args.counts),
             prefill_share: args.prefill_share,
+            repairs: each_once(&args.repairs),
+            repair_strategies: each_once(&args.repair_strategies),
             race_error: args.race_error,
             anneal_steps: args
                 .anneal_steps
@@ -113,18 +118,27 @@ impl Configuration {
                         TargetArg::Unified => count,
                         _ => (count as f64 * self.prefill_share).floor() as usize,
                     };
-                    rows.push(Row {
+                    let counts = PerStage {
+                        prefill,
+                        decode: count,
+                    };
+                    let repairs = self.repairs.iter().copied();
+                    let repairs = repairs.filter(|&repair| self.repairs(strategy, repair));
+                    rows.extend(repairs.map(|repair| Row {
                         strategy,
                         target,
-                        counts: PerStage {
-                            prefill,
-                            decode: count,
-                        },
-                    });
+                        counts,
+                        repair,
+                    }));
                 }
             }
         }
         rows
+    }
+
+    fn repairs(&self, strategy: StrategyArg, repair: RepairArg) -> bool {
+        let repaired = &self.repair_strategies;
+        repair == RepairArg::None || repaired.is_empty() || repaired.contains(&strategy)
     }
 
     /// Every run: the seeds of a row one after the other.
@@ -141,6 +155,8 @@ pub(super) struct Row {
     pub(super) target: TargetArg,
     /// Blocks to remove.
     pub(super) counts: PerStage<usize>,
+    #[serde(default, skip_serializing_if = "RepairArg::is_none")]
+    pub(super) repair: RepairArg,
 }
 
 impl Row {
@@ -161,16 +177,32 @@ pub(super) struct Job {
 }
 
 impl Job {
+    /// The same run without a repair: the search is one.
+    pub(super) fn unrepaired(self) -> Self {
+        let repair = RepairArg::None;
+        let row = Row { repair, ..self.row };
+        Self { row, ..self }
+    }
+
     /// Part of the names of what is kept of it.
     pub(super) fn file_name(&self) -> String {
         let Row {
             strategy,
             target,
             counts,
+            repair,
         } = self.row;
         let (strategy, target) = (name(strategy), name(target));
         let PerStage { prefill, decode } = counts;
-        format!("{strategy}-{target}-{prefill}-{decode}-seed{}", self.seed)
+        let repair = if repair.is_none() {
+            String::new()
+        } else {
+            format!("-{repair}")
+        };
+        format!(
+            "{strategy}-{target}-{prefill}-{decode}{repair}-seed{}",
+            self.seed
+        )
     }
 }
 
@@ -180,12 +212,17 @@ impl fmt::Display for Job {
             strategy,
             target,
             counts,
+            repair,
         } = self.row;
         write!(f, "{} {} ", name(strategy), name(target))?;
         if target != TargetArg::Unified {
             write!(f, "{} + ", counts.prefill)?;
         }
-        write!(f, "{}, seed {}", counts.decode, self.seed)
+        write!(f, "{}, ", counts.decode)?;
+        if !repair.is_none() {
+            write!(f, "{repair} repair, ")?;
+        }
+        write!(f, "seed {}", self.seed)
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) fn csv(report: &Report) -> Result<Vec<u8>> {
     let first = [
         "strategy",
         "target",
+        "repair",
         "prefill_removed",
         "decode_removed",
         "runs",
@@ -47,7 +48,7 @@ pub(super) fn csv(report: &Report) -> Result<Vec<u8>> {
 
 type Column = (&'static str, fn(&Summary) -> Option<Spread>);
 
-const MEASURED: [Column; 7] = [
+const MEASURED: [Column; 8] = [
     ("held_out_loss", |row| row.held_out_loss),
     ("held_out_rise", |row| row.held_out_rise),
     ("prefill_flops_saved", |row| row.prefill_flops_saved),
@@ -55,13 +56,14 @@ const MEASURED: [Column; 7] = [
         row.decode_weight_bytes_saved
     }),
     ("search_seconds", |row| row.search_seconds),
+    ("repair_seconds", |row| row.repair_seconds),
     ("evaluations", |row| row.evaluations),
     ("window_evaluations", |row| row.window_evaluations),
 ];
 
 fn dense_line(report: &Report) -> Vec<String> {
     let dense = &report.measured.dense;
-    let mut line = ["dense", "dense", "0", "0", "1"]
+    let mut line = ["dense", "dense", "none", "0", "0", "1"]
         .map(str::to_owned)
         .to_vec();
     let one = |value: Option<f64>| [or_empty(value), String::new()];
@@ -72,6 +74,7 @@ fn dense_line(report: &Report) -> Vec<String> {
             zero,
             zero,
             zero,
+            None,
             None,
             None,
             None,
@@ -90,6 +93,7 @@ fn line(row: &Summary) -> Vec<String> {
     let mut line = vec![
         name(row.row.strategy),
         name(row.row.target),
+        row.row.repair.to_string(),
         counts.prefill.to_string(),
         counts.decode.to_string(),
         row.runs.to_string(),

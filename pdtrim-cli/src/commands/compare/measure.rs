@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use anyhow::{Result, anyhow};
-use pdtrim_core::objective::{CalibrationLoss, Objective, Rows};
+use pdtrim_core::model::BlockModel;
+use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Rows};
 use pdtrim_core::pipeline::{PdModel, SendAll};
 use pdtrim_core::{BlockSet, Boundary, KvFill, PerStage};
 use pdtrim_eval::TaskResult;
-use pdtrim_search::calibration::CalibrationSet;
+use pdtrim_search::calibration::{CalibrationSet, Corpus};
 use pdtrim_search::{CostChange, Ledger};
 use serde_json::json;
 
@@ -20,13 +21,15 @@ use crate::commands::bench::Stages;
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
 use crate::scoring::{Scoring, TaskScore};
-use crate::session::Session;
+use crate::session::{Repaired, Session};
 use pdtrim_core::hash::sha256;
 
 /// What all runs share.
 pub(super) struct Comparison<'a> {
     pub(super) configuration: &'a Configuration,
     pub(super) session: &'a Session,
+    /// What calibration and repair windows are drawn from.
+    pub(super) corpus: &'a Corpus,
     pub(super) folder: &'a RunFolder,
     pub(super) progress: Progress,
     pub(super) scoring: &'a Scoring<'a>,
@@ -85,25 +88,38 @@ impl<'a> Comparison<'a> {
     }
 
     fn measure(&self, job: Job, set: &CalibrationSet) -> Result<Found> {
-        let loss = self.loss_of(job.seed)?;
-        let (removed, search) = self.search(job, set)?;
+        let (removed, search) = self.search(job.unrepaired(), set)?;
+        let (repaired, repair) = self.repair(job, set, &removed)?;
+        let models = repaired.models(self.session);
         let dense = PerStage::dense(self.session.depth());
         let baseline = self.baseline()?;
-        let own = CostChange::paired(&unit_costs(loss, &dense)?, &unit_costs(loss, &removed)?);
-        let held_out = unit_costs(&self.held_out_loss(), &removed)?;
-        let results = self.scoring.score(&removed)?;
+        let before = unit_costs(self.loss_of(job.seed)?, &dense)?;
+        let after = unit_costs(&self.loss(models, &set.calibration)?, &removed)?;
+        let held_out = self.loss(models, &self.held_out.calibration)?;
+        let held_out = unit_costs(&held_out, &removed)?;
+        let results = self.scoring.score(&removed, &repaired)?;
         Ok(Found {
             removed: PerStage {
                 prefill: removed.prefill.to_indices(),
                 decode: removed.decode.to_indices(),
             },
             calibration: set.about.clone(),
-            on_calibration: own,
+            on_calibration: CostChange::paired(&before, &after),
             held_out: CostChange::paired(&baseline.losses, &held_out),
             saved: self.saved(&removed)?,
             search,
+            repair,
             tasks: TaskScore::of(&results, Some(&baseline.results)),
         })
+    }
+
+    fn loss<'s>(
+        &self,
+        models: PerStage<&'s dyn BlockModel>,
+        windows: &'s Calibration,
+    ) -> Result<CalibrationLoss<'s>> {
+        let (rows, boundary) = (Rows::Continuation, self.configuration.boundary);
+        Ok(CalibrationLoss::per_stage(models, windows, rows, boundary)?)
     }
 
     /// J on the calibration windows of a seed.
@@ -112,19 +128,15 @@ impl<'a> Comparison<'a> {
         loss.ok_or_else(|| anyhow!("seed {seed} is not in the list of seeds"))
     }
 
-    fn held_out_loss(&self) -> CalibrationLoss<'_> {
-        let (model, boundary) = (&self.session.model, self.configuration.boundary);
-        let held_out = &self.held_out.calibration;
-        CalibrationLoss::new(model, held_out, Rows::Continuation, boundary)
-    }
-
     fn baseline(&self) -> Result<&Baseline> {
         if let Some(known) = self.baseline.get() {
             return Ok(known);
         }
         let dense = PerStage::dense(self.session.depth());
-        let losses = unit_costs(&self.held_out_loss(), &dense)?;
-        let results = self.scoring.score(&dense)?;
+        let unrepaired = Repaired::default();
+        let models = unrepaired.models(self.session);
+        let losses = unit_costs(&self.loss(models, &self.held_out.calibration)?, &dense)?;
+        let results = self.scoring.score(&dense, &unrepaired)?;
         Ok(self.baseline.get_or_init(|| Baseline { losses, results }))
     }
 

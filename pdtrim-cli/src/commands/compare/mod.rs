@@ -5,6 +5,7 @@ mod file;
 mod measure;
 mod merge;
 mod page;
+mod repair;
 mod report;
 mod search;
 mod table;
@@ -20,6 +21,7 @@ use pdtrim_search::calibration::{CalibrationSet, Corpus, Part, WindowDraw};
 use super::load_all;
 use crate::args::{CompareArgs, StrategyArg};
 use crate::progress::Progress;
+use crate::repair::RepairSettings;
 use crate::run_folder::RunFolder;
 use crate::scoring::Scoring;
 use crate::session::Session;
@@ -53,6 +55,9 @@ fn measure(args: &CompareArgs, progress: Progress) -> Result<(RunFolder, Measure
     };
     let folder = RunFolder::open(&args.out, args.force)?;
     let session = Session::open(&args.model, progress)?.for_long_work();
+    for &repair in &args.repairs {
+        RepairSettings::check_dtype(repair, session.dtype)?;
+    }
     let draw = |corpus: &Corpus, wanted| calibration::draw(&session, corpus, &wanted, progress);
     let held_out = draw(
         &held_out,
@@ -105,6 +110,7 @@ fn measure(args: &CompareArgs, progress: Progress) -> Result<(RunFolder, Measure
     let comparison = Comparison {
         configuration: &configuration,
         session: &session,
+        corpus: &calibration,
         folder: &folder,
         progress,
         scoring: &scoring,

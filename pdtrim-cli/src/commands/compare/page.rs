@@ -7,11 +7,13 @@ use pdtrim_eval::page::{
 use super::config::{Configuration, name};
 use super::report::{Report, Summary};
 use super::table::{columns_explained, table};
-use crate::args::{StrategyArg, TargetArg};
+use crate::args::{RepairArg, StrategyArg, TargetArg};
 
 pub(super) fn page(report: &Report) -> Page {
     let configuration = &report.measured.configuration;
-    let mut sections = vec![summary(report), losses(report), same_work(report)];
+    let mut sections = vec![summary(report), losses(report)];
+    sections.extend(repairs(report));
+    sections.push(same_work(report));
     if !report.measured.dense.tasks.is_empty() {
         sections.push(tasks(report));
     }
@@ -86,10 +88,7 @@ fn losses(report: &Report) -> Section {
         loss_chart(
             report,
             format!("Held-out loss, {}", name(target)),
-            Axis::new(match target {
-                TargetArg::Unified => "Blocks removed",
-                TargetArg::Pd | TargetArg::PdIndependent => "Blocks removed from decode",
-            }),
+            blocks_axis(target),
             configuration.strategies.iter().map(line).collect(),
         )
     });
@@ -149,14 +148,65 @@ fn loss_chart(report: &Report, title: String, x: Axis, mut series: Vec<LineSerie
     })
 }
 
-/// A row of a strategy and target for each count.
+/// A row of a strategy and target for each count, without a repair where it has several.
 fn rows(
     report: &Report,
     strategy: StrategyArg,
     target: TargetArg,
 ) -> impl Iterator<Item = &Summary> {
+    let repair = report.measured.configuration.repairs.iter().copied();
+    let repair = repair.min_by_key(|repair| !repair.is_none());
+    let repair = repair.unwrap_or_default();
+    repaired_rows(report, strategy, target, repair)
+}
+
+fn repaired_rows(
+    report: &Report,
+    strategy: StrategyArg,
+    target: TargetArg,
+    repair: RepairArg,
+) -> impl Iterator<Item = &Summary> {
     let rows = report.rows.iter();
-    rows.filter(move |row| row.row.strategy == strategy && row.row.target == target)
+    rows.filter(move |row| {
+        let row = &row.row;
+        row.strategy == strategy && row.target == target && row.repair == repair
+    })
+}
+
+/// What repairs win back: a chart for each strategy that has several and each target.
+fn repairs(report: &Report) -> Option<Section> {
+    let configuration = &report.measured.configuration;
+    if configuration.repairs.len() < 2 {
+        return None;
+    }
+    let mut section = Section::new("Repair", "Mean over the seeds, by repair.");
+    for &strategy in &configuration.strategies {
+        for &target in &configuration.targets {
+            let line = |&repair: &RepairArg| {
+                let rows = repaired_rows(report, strategy, target, repair);
+                let point =
+                    |row: &Summary| Some((row.row.counts.decode as f64, row.held_out_loss?.mean));
+                LineSeries::new(repair.to_string(), rows.filter_map(point))
+            };
+            let lines: Vec<_> = configuration.repairs.iter().map(line).collect();
+            let lines: Vec<_> = lines
+                .into_iter()
+                .filter(|line| !line.points.is_empty())
+                .collect();
+            if lines.len() > 1 {
+                let title = format!("Held-out loss, {} {}", name(strategy), name(target));
+                section = section.with(loss_chart(report, title, blocks_axis(target), lines));
+            }
+        }
+    }
+    Some(section)
+}
+
+fn blocks_axis(target: TargetArg) -> Axis {
+    Axis::new(match target {
+        TargetArg::Unified => "Blocks removed",
+        TargetArg::Pd | TargetArg::PdIndependent => "Blocks removed from decode",
+    })
 }
 
 fn tasks(report: &Report) -> Section {

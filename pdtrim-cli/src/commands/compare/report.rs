@@ -7,6 +7,7 @@ use pdtrim_search::CostChange;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Configuration, Job, Row};
+use super::repair::RepairCost;
 use crate::scoring::TaskScore;
 use crate::statistics::Spread;
 
@@ -52,6 +53,8 @@ pub(super) struct Found {
     pub(super) held_out: CostChange,
     pub(super) saved: Saved,
     pub(super) search: SearchCost,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) repair: Option<RepairCost>,
     pub(super) tasks: Vec<TaskScore>,
 }
 
@@ -94,6 +97,7 @@ pub(super) struct Summary {
     pub(super) prefill_flops_saved: Option<Spread>,
     pub(super) decode_weight_bytes_saved: Option<Spread>,
     pub(super) search_seconds: Option<Spread>,
+    pub(super) repair_seconds: Option<Spread>,
     pub(super) evaluations: Option<Spread>,
     pub(super) window_evaluations: Option<Spread>,
     /// In the order of the dense model's.
@@ -168,6 +172,7 @@ fn summary(measured: &Measured, row: Row) -> Option<Summary> {
         prefill_flops_saved: spread(&|found| Some(found.saved.prefill_flops.share)),
         decode_weight_bytes_saved: spread(&|found| Some(found.saved.decode_weight_bytes.share)),
         search_seconds: spread(&|found| Some(found.search.seconds)),
+        repair_seconds: spread(&|found| Some(found.repair.as_ref()?.seconds)),
         evaluations: spread(&|found| Some(found.search.evaluations as f64)),
         window_evaluations: spread(&|found| Some(found.search.window_evaluations as f64)),
         tasks: (0..measured.dense.tasks.len()).map(task).collect(),

@@ -10,6 +10,7 @@ use crate::statistics::Spread;
 pub(super) fn table(report: &Report) -> Table {
     let shown = Shown::of(report);
     let mut columns = ["strategy", "target"].map(Column::text).to_vec();
+    columns.extend(shown.repair.then(|| Column::text("repair")));
     let numbers = [
         "P",
         "D",
@@ -23,7 +24,9 @@ pub(super) fn table(report: &Report) -> Table {
     columns.extend(tasks.map(|score| Column::number(&*score.task)));
     columns.extend(shown.average.then(|| Column::number("average %")));
     columns.extend(shown.paper.then(|| Column::number("paper %")));
-    columns.extend(["search s", "evaluations", "on windows"].map(Column::number));
+    columns.push(Column::number("search s"));
+    columns.extend(shown.repair.then(|| Column::number("repair s")));
+    columns.extend(["evaluations", "on windows"].map(Column::number));
     let mut table = Table::new("", columns);
     table.rows.push(dense(report, shown));
     table
@@ -35,6 +38,8 @@ pub(super) fn table(report: &Report) -> Table {
 /// Columns that only some tables have.
 #[derive(Clone, Copy)]
 struct Shown {
+    /// Where a row is repaired.
+    repair: bool,
     /// Where a task has an accuracy.
     average: bool,
     /// Where the paper has a figure.
@@ -43,7 +48,9 @@ struct Shown {
 
 impl Shown {
     fn of(report: &Report) -> Self {
+        let is_repaired = |row: &Summary| !row.row.repair.is_none();
         Self {
+            repair: report.rows.iter().any(is_repaired),
             average: report.average_dense().is_some(),
             paper: report.paper_dense().is_some()
                 || report.rows.iter().any(|row| row.paper.is_some()),
@@ -53,7 +60,9 @@ impl Shown {
 
 fn dense(report: &Report, shown: Shown) -> Vec<Cell> {
     let dense = &report.measured.dense;
-    let mut cells = ["dense", "", "0", "0"].map(Cell::from).to_vec();
+    let mut cells = ["dense", ""].map(Cell::from).to_vec();
+    cells.extend(shown.repair.then(|| Cell::from("")));
+    cells.extend(["0", "0"].map(Cell::from));
     cells.push(Cell::number(Some(dense.held_out_loss), 3));
     cells.extend([""; 3].map(Cell::from));
     let tasks = dense.tasks.iter();
@@ -64,7 +73,8 @@ fn dense(report: &Report, shown: Shown) -> Vec<Cell> {
             .then(|| Cell::number(report.average_dense(), 2)),
     );
     cells.extend(shown.paper.then(|| Cell::number(report.paper_dense(), 2)));
-    cells.extend([""; 3].map(Cell::from));
+    let last = if shown.repair { 4 } else { 3 };
+    cells.extend((0..last).map(|_| Cell::from("")));
     cells
 }
 
@@ -73,9 +83,11 @@ fn cells(row: &Summary, shown: Shown) -> Vec<Cell> {
     let mut cells = vec![
         Cell::from(name(row.row.strategy)),
         Cell::from(name(row.row.target)),
-        Cell::from(counts.prefill.to_string()),
-        Cell::from(counts.decode.to_string()),
     ];
+    let repair = row.row.repair.to_string();
+    cells.extend(shown.repair.then(|| Cell::from(repair)));
+    cells.push(Cell::from(counts.prefill.to_string()));
+    cells.push(Cell::from(counts.decode.to_string()));
     cells.push(if row.runs == 0 {
         Cell::from("failed")
     } else {
@@ -91,6 +103,7 @@ fn cells(row: &Summary, shown: Shown) -> Vec<Cell> {
     cells.extend(shown.average.then(|| spread(row.average, 2)));
     cells.extend(shown.paper.then(|| Cell::number(row.paper, 2)));
     cells.push(spread(row.search_seconds, 1));
+    cells.extend(shown.repair.then(|| spread(row.repair_seconds, 1)));
     let mean = |spread: Option<Spread>| Cell::number(spread.map(|spread| spread.mean), 0);
     cells.push(mean(row.evaluations));
     cells.push(mean(row.window_evaluations));

@@ -15,7 +15,7 @@ use crate::args::SensitivityArgs;
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
 use crate::scoring::{Scoring, TaskScore};
-use crate::session::Session;
+use crate::session::{Repaired, Session};
 use crate::{calibration, output, tables};
 use pdtrim_core::hash::sha256;
 use report::Report;
@@ -78,7 +78,7 @@ impl Analysis<'_> {
         let loss = CalibrationLoss::new(model, windows, Rows::Continuation, boundary);
         let by_loss = self.measure("loss", &loss)?;
         let by_divergence = self.measure("divergence", &loss.divergence()?)?;
-        let dense = scoring.score(&PerStage::dense(self.session.depth()))?;
+        let dense = scoring.score(&PerStage::dense(self.session.depth()), &Repaired::default())?;
         let tasks = self.score(scoring, &dense)?;
         let about = &self.set.about;
         let settings = report::settings(self.args, self.session, about)?;
@@ -116,7 +116,12 @@ impl Analysis<'_> {
         let ids = (0..depth).map(BlockId::new);
         let removals = ids.flat_map(|id| RemovedFrom::ALL.map(|from| from.stages(depth, id)));
         removals
-            .map(|removed| Ok(TaskScore::of(&scoring.score(&removed)?, Some(dense))))
+            .map(|removed| {
+                Ok(TaskScore::of(
+                    &scoring.score(&removed, &Repaired::default())?,
+                    Some(dense),
+                ))
+            })
             .collect()
     }
 

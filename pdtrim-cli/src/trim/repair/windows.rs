@@ -1,15 +1,13 @@
 //! The windows of a repair, which serve no other purpose.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::Result;
 use pdtrim_core::objective::Calibration;
-use pdtrim_search::Error;
 use pdtrim_search::calibration::{CalibrationSet, Corpus, Part, WindowDraw};
 use pdtrim_search::repair::halved;
 
 use crate::args::{RepairArg, TrimConfig};
-use crate::calibration;
 use crate::progress::Progress;
-use crate::repair::default_tokens;
+use crate::repair::{default_tokens, draw_free};
 use crate::session::Session;
 
 /// What a repair's windows are drawn from.
@@ -55,7 +53,7 @@ impl Sources {
                 items: None,
                 ..config.window_draw()
             };
-            draw(session, corpus, wanted, is_asked, taken, progress)
+            draw_free(session, corpus, wanted, is_asked, taken, progress)
         };
         let held_out = draw(&self.held_out, config.windows.get(), false, &[selection])?;
         let tokens = config.repair_tokens;
@@ -65,56 +63,5 @@ impl Sources {
         let taken = [selection, &held_out.calibration];
         let fit = halved(draw(&self.fit, windows, tokens.is_some(), &taken)?)?;
         Ok(Windows { fit, held_out })
-    }
-}
-
-/// Draws windows that share no text with `taken`; where fewer are there and no number is asked, half as
-/// many and so on.
-fn draw(
-    session: &Session,
-    corpus: &Corpus,
-    mut wanted: WindowDraw,
-    is_asked: bool,
-    taken: &[&Calibration],
-    progress: Progress,
-) -> Result<CalibrationSet> {
-    let WindowDraw {
-        windows: asked,
-        seed,
-        ..
-    } = wanted;
-    loop {
-        let drawn = calibration::draw_disjoint(session, corpus, &wanted, taken, progress);
-        let error = match drawn {
-            Ok(set) => {
-                if wanted.windows < asked {
-                    progress.say(&format!(
-                        "repair: {} windows of {}, which has no more that are free",
-                        wanted.windows,
-                        corpus.name()
-                    ));
-                }
-                return Ok(set);
-            }
-            Err(error) => error,
-        };
-        let is_short = matches!(
-            error,
-            Error::TooFewTokens { .. }
-                | Error::TooFewDisjoint { .. }
-                | Error::Objective(pdtrim_core::Error::CalibrationText { .. })
-        );
-        // Seed 0 leaves no slots of a text to others; what is taken is left out all the same.
-        if is_short && wanted.seed != 0 {
-            wanted.seed = 0;
-            continue;
-        }
-        if is_asked || !is_short || wanted.windows == 1 {
-            let hint = "name another source with --repair-calibration, or fewer --repair-tokens";
-            let context = format!("cannot draw repair windows from {} ({hint})", corpus.name());
-            return Err(anyhow!(error)).context(context);
-        }
-        wanted.windows /= 2;
-        wanted.seed = seed;
     }
 }
