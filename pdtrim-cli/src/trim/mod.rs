@@ -201,6 +201,7 @@ impl Run {
             calibration: Some(self.about_calibration.clone()),
             repair_file: repair.map(|repair| repair.file.clone()),
             repair_calibration: repair.map(|repair| repair.about.clone()),
+            width: None,
             kv: kv.map(|choice| choice.plan.to_groups()).unwrap_or_default(),
             scores: score::plan_scores(config.boundary, search, repair, kv, scores),
         };

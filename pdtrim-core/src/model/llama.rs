@@ -1,6 +1,7 @@
 //! The Llama family: Llama, Mistral, Qwen2 and SmolLM2 differ in their config only.
 
 mod mlp_output;
+mod width;
 
 use std::fmt;
 use std::ops::Deref;
@@ -16,6 +17,7 @@ use crate::block::{BlockId, BlockSet};
 use crate::cache::{BlockCache, TokenPosition};
 use crate::config::ModelConfig;
 use crate::kernels::{self, Layer, TokenScore};
+use crate::width::StageWidths;
 
 /// Root mean square norm: `x / sqrt(mean(x²) + eps) * weight`, over the last axis.
 ///
@@ -70,6 +72,19 @@ impl Projection {
     pub(crate) fn layer(&self) -> Layer {
         (self.weight.val(), self.bias.as_ref().map(Param::val))
     }
+
+    /// `residual` `[rows, out]` plus the product of `rows` `[rows, in]`.
+    pub(super) fn added_to(&self, rows: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+        kernels::linear_add(rows, self.weight.val(), self.biased(residual))
+    }
+
+    /// `residual` `[rows, out]` plus the bias, if there is one.
+    pub(super) fn biased(&self, residual: Tensor<2>) -> Tensor<2> {
+        match &self.bias {
+            Some(bias) => residual + bias.val().unsqueeze(),
+            None => residual,
+        }
+    }
 }
 
 /// The weights of a Llama-family model as a Burn module; its parameter paths are the checkpoint's
@@ -111,6 +126,8 @@ pub struct Llama {
     config: ModelConfig,
     weights: LlamaWeights,
     stream: Option<Arc<BlockStream>>,
+    /// What the blocks do without; the config is the dense model's.
+    widths: Arc<StageWidths>,
     rope: Arc<RopeTable>,
     device: Device,
     dtype: DType,
@@ -174,6 +191,7 @@ impl Llama {
             config,
             weights,
             stream: None,
+            widths: Arc::default(),
             rope,
             device: device.clone(),
             dtype,
@@ -223,6 +241,7 @@ impl Llama {
             config: self.config.clone(),
             weights,
             stream: None,
+            widths: Arc::clone(&self.widths),
             rope: Arc::clone(&self.rope),
             device: self.device.clone(),
             dtype: self.dtype,
@@ -294,6 +313,11 @@ impl BlockModel for Llama {
 
     fn holds_one_block(&self) -> bool {
         self.stream.is_some()
+    }
+
+    fn kept_groups(&self, id: BlockId) -> Option<Vec<usize>> {
+        let groups = &self.widths.get(&id)?.groups;
+        (!groups.is_empty()).then(|| groups.kept(self.config.n_kv_heads))
     }
 
     fn embed(&self, tokens: Tensor<2, Int>, _start: TokenPosition) -> Tensor<3> {

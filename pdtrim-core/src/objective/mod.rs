@@ -9,6 +9,7 @@ mod loss;
 mod mlp_pass;
 mod profile;
 mod stream;
+mod width_pass;
 
 use std::ops::ControlFlow;
 
@@ -19,6 +20,9 @@ use crate::stage::PerStage;
 pub use loss::{CalibrationLoss, Rows, TransferCandidate};
 pub use mlp_pass::{MapMlp, MlpPass, StatesAfter};
 pub use profile::{AttentionProfile, PairRedundancy, Redundancy};
+pub use width_pass::{
+    InputMoments, InputScores, Moments, StageMoments, WidthPass, compensation, fluctuation,
+};
 
 /// Called with a candidate's index and cost as soon as it is known; [`ControlFlow::Break`] stops the rest.
 pub type OnCost<'a> = dyn FnMut(usize, f64) -> ControlFlow<()> + Send + 'a;

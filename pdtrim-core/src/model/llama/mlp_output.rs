@@ -46,6 +46,7 @@ impl MlpOutput for Llama {
                 ..self.weights.clone()
             },
             stream,
+            widths: Arc::clone(&self.widths),
             rope: Arc::clone(&self.rope),
             device: self.device.clone(),
             dtype: self.dtype,
