@@ -63,7 +63,7 @@ fn zeroed(model: &Llama, widths: &StageWidths) -> Llama {
     Llama::new(model.config().clone(), weights, model.device())
 }
 
-fn pd<'a>(models: PerStage<&'a dyn BlockModel>, boundary: Boundary) -> PdModel<'a> {
+fn pd(models: PerStage<&dyn BlockModel>, boundary: Boundary) -> PdModel<'_> {
     let dense = PerStage::dense(5);
     PdModel::per_stage(models, dense, KvFill::Nested, boundary, &SendAll).unwrap()
 }

@@ -10,6 +10,7 @@ use pdtrim_search::{Annealing, DistillThreshold};
 use serde::{Deserialize, Serialize};
 
 use super::strategy::StrategyArgs;
+use super::width::{WidthArg, WidthArgs};
 use super::{DEFAULT_MODEL, DtypeArg, ModelArgs, StrategyArg};
 
 /// The main job. Without arguments it runs the embedded default on SmolLM2-135M-Instruct.
@@ -80,6 +81,8 @@ pub(crate) struct TrimArgs {
     /// Where those windows come from [default: what --calibration says].
     #[arg(long, value_name = "SOURCE")]
     pub(crate) repair_calibration: Option<CalibrationSource>,
+    #[command(flatten)]
+    pub(crate) width: WidthArgs,
     /// Tasks, separated by commas [default: those with bundled data].
     #[arg(long, value_delimiter = ',')]
     pub(crate) tasks: Option<Vec<String>>,
@@ -164,6 +167,10 @@ pub(crate) struct TrimConfig {
     pub(crate) repair_tokens: Option<NonZeroUsize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) repair_calibration: Option<CalibrationSource>,
+    pub(crate) width: WidthArg,
+    pub(crate) prefill_ratio: f64,
+    pub(crate) decode_ratio: f64,
+    pub(crate) no_compensation: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tasks: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -207,6 +214,10 @@ impl Default for TrimConfig {
             repair: RepairArg::None,
             repair_tokens: None,
             repair_calibration: None,
+            width: WidthArg::None,
+            prefill_ratio: 0.1,
+            decode_ratio: 0.2,
+            no_compensation: false,
             tasks: None,
             data: None,
             limit: None,
@@ -255,6 +266,7 @@ impl TrimConfig {
         set(&mut config.repair_tokens, args.repair_tokens.map(Some));
         let source = args.repair_calibration;
         set(&mut config.repair_calibration, source.map(Some));
+        args.width.resolve(&mut config);
         set(&mut config.tasks, args.tasks.map(Some));
         set(&mut config.data, args.data.map(Some));
         set(&mut config.limit, args.limit.map(Some));
@@ -275,6 +287,7 @@ impl TrimConfig {
         );
         config.search_strategy()?;
         config.distill_threshold()?;
+        config.check_width()?;
         Ok(config)
     }
 
