@@ -9,6 +9,8 @@ mod tiny_checkpoint;
 mod compare;
 #[path = "cli/sensitivity.rs"]
 mod sensitivity;
+#[path = "cli/width.rs"]
+mod width;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -11,7 +11,8 @@ use pdtrim_core::checkpoint::Checkpoint;
 use pdtrim_core::config::Architecture;
 use pdtrim_core::model::{BlockModel, Llama, WidthModel};
 use pdtrim_core::objective::{
-    Calibration, CalibrationLoss, Objective, Rows, WidthPass, compensation, fluctuation,
+    Calibration, CalibrationLoss, Objective, Rows, WidthPass, compensation, coupled_importance,
+    fluctuation,
 };
 use pdtrim_core::pipeline::{PdModel, SendAll};
 use pdtrim_core::testing::{TinyModel, tiny_config};
@@ -319,4 +320,96 @@ fn an_exported_narrow_stage_loads_back_to_the_same_logits() {
     let export = |biases| qwen.export_narrow(&gone, &widths, biases, DType::F32, Value::Null, &out);
     assert!(matches!(export(&biases), Err(Error::Export { .. })));
     assert!(export(&StageBiases::default()).is_ok());
+}
+
+/// The model with all weights of one channel, or of one group, multiplied.
+fn scaled(
+    model: &Llama,
+    block: usize,
+    group: Option<usize>,
+    channel: Option<usize>,
+    by: f32,
+) -> Llama {
+    let mut weights = model.weights().clone();
+    let layer = &mut weights.layers[block];
+    let rows = |weight: &mut Param<Tensor<2>>, chosen: &dyn Fn(usize) -> bool| {
+        let [rows, columns] = weight.val().dims();
+        let factor = |index: usize| if chosen(index / columns) { by } else { 1.0 };
+        let factors: Vec<f32> = (0..rows * columns).map(factor).collect();
+        let factors = TensorData::new(factors, [rows, columns]);
+        let factors = Tensor::from_data(factors, &weight.val().device());
+        *weight = Param::initialized(weight.id, weight.val() * factors);
+    };
+    let columns = |weight: &mut Param<Tensor<2>>, chosen: &dyn Fn(usize) -> bool| {
+        let mut turned = Param::initialized(weight.id, weight.val().transpose());
+        rows(&mut turned, chosen);
+        *weight = Param::initialized(weight.id, turned.val().transpose());
+    };
+    if let Some(channel) = channel {
+        rows(&mut layer.mlp.gate_proj.weight, &|row| row == channel);
+        rows(&mut layer.mlp.up_proj.weight, &|row| row == channel);
+        columns(&mut layer.mlp.down_proj.weight, &|column| column == channel);
+    }
+    if let Some(group) = group {
+        let attention = &mut layer.self_attn;
+        rows(&mut attention.q_proj.weight, &|row| row / 16 == group);
+        rows(&mut attention.k_proj.weight, &|row| row / 8 == group);
+        rows(&mut attention.v_proj.weight, &|row| row / 8 == group);
+        columns(&mut attention.o_proj.weight, &|column| column / 16 == group);
+    }
+    Llama::new(model.config().clone(), weights, model.device())
+}
+
+#[test]
+fn coupled_importance_is_the_slope_of_the_stages_loss() {
+    let model = tiny(Architecture::Llama);
+    let windows: Vec<Vec<u32>> = (0..2).map(|n| (7 * n..7 * n + 12).collect()).collect();
+    let calibration = Calibration::new(windows, 8).unwrap();
+    let boundary = Boundary::Decode;
+    let dense = PerStage::dense(5);
+    let cost = |prefill: &Llama, decode: &Llama| -> f64 {
+        let pd = pd(
+            PerStage {
+                prefill: prefill as &dyn BlockModel,
+                decode,
+            },
+            boundary,
+        );
+        let windows = calibration.windows().iter();
+        let nll = |window: &Vec<u32>| {
+            -pd.score(&window[..8], &[&window[8..]])
+                .unwrap()
+                .continuations[0]
+                .sum()
+        };
+        windows.map(nll).sum()
+    };
+    for stages in [
+        &[Stage::Prefill][..],
+        &[Stage::Decode],
+        &[Stage::Prefill, Stage::Decode],
+    ] {
+        let found = coupled_importance(&model, &calibration, boundary, &dense, stages).unwrap();
+        assert_eq!(found.len(), 5);
+        for (group, channel) in [(Some(1), None), (None, Some(7))] {
+            let moved = |by: f32| {
+                let other = scaled(&model, 2, group, channel, 1.0 + by);
+                let of = |stage| {
+                    if stages.contains(&stage) {
+                        &other
+                    } else {
+                        &model
+                    }
+                };
+                cost(of(Stage::Prefill), of(Stage::Decode))
+            };
+            let slope = ((moved(1e-2) - moved(-1e-2)) / 2e-2).abs();
+            let scores = &found[&BlockId::new(2)];
+            let score = group.map_or(scores.mlp[7], |group| scores.attention[group]);
+            assert!(
+                (score - slope).abs() < 2e-2 * slope.max(0.05),
+                "{stages:?} {group:?} {channel:?}: {score}, {slope}"
+            );
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
-use pdtrim_search::width::{Flap, WidthStrategy};
+use pdtrim_search::width::{Flap, LlmPruner, WidthStrategy};
 use serde::{Deserialize, Serialize};
 
 use super::TrimConfig;
@@ -33,6 +33,8 @@ pub(crate) enum WidthArg {
     None,
     /// FLAP: what varies least goes first, with one threshold for all blocks; biases stand for its mean.
     Flap,
+    /// LLM-Pruner: the same share of each block in the middle, lowest first-order importance first.
+    LlmPruner,
 }
 
 impl WidthArg {
@@ -41,6 +43,7 @@ impl WidthArg {
         match self {
             Self::None => None,
             Self::Flap => Some(Box::new(Flap)),
+            Self::LlmPruner => Some(Box::new(LlmPruner)),
         }
     }
 }
@@ -70,6 +73,10 @@ impl TrimConfig {
         if self.width == WidthArg::None {
             return Ok(());
         }
+        ensure!(
+            !(self.width == WidthArg::LlmPruner && self.one_block),
+            "width = \"llm-pruner\" needs gradients, and one-block holds one block at a time"
+        );
         ensure!(
             self.repair == RepairArg::None,
             "width and repair exclude each other: a repair has the dense model's shapes"

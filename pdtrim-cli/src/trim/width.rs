@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 use anyhow::{Context, Result};
 use pdtrim_core::model::Llama;
 use pdtrim_core::objective::{
-    CalibrationLoss, InputMoments, Objective, Rows, StageMoments, WidthPass, compensation,
-    fluctuation,
+    CalibrationLoss, InputMoments, InputScores, Objective, Rows, StageMoments, WidthPass,
+    compensation, coupled_importance, fluctuation,
 };
 use pdtrim_core::width::{BlockSize, PlanWidth, StageWidths, Widths};
-use pdtrim_core::{BlockSet, Bytes, PerStage, Stage};
+use pdtrim_core::{BlockId, BlockSet, Bytes, PerStage, Stage};
 use pdtrim_eval::page::{Axis, BarChart, BarSeries, Item, Section};
 use pdtrim_search::width::{BlockScores, WidthProblem, WidthStrategy};
 
@@ -69,9 +69,13 @@ fn choose(run: &Run, removed: &PerStage<BlockSet>, strategy: &dyn WidthStrategy)
         };
         (moments, ratios)
     };
-    let scores = PerStage {
-        prefill: fluctuations(model, &moments.prefill),
-        decode: fluctuations(model, &moments.decode),
+    let scores = if config.width == WidthArg::LlmPruner {
+        importances(run, removed)?
+    } else {
+        PerStage {
+            prefill: fluctuations(model, &moments.prefill),
+            decode: fluctuations(model, &moments.decode),
+        }
     };
     let one = |stage: Stage, given: &StageWidths| {
         strategy.choose(&WidthProblem {
@@ -115,15 +119,33 @@ fn of_both(moments: PerStage<StageMoments>) -> StageMoments {
 }
 
 fn fluctuations(model: &Llama, moments: &StageMoments) -> Vec<BlockScores> {
-    let rows = moments.iter().map(|(&block, moments)| {
-        let scores = fluctuation(model, block, moments);
-        BlockScores {
-            block,
-            attention: scores.attention,
-            mlp: scores.mlp,
-        }
-    });
-    rows.collect()
+    let rows = moments.iter();
+    rows.map(|(&block, moments)| row((block, fluctuation(model, block, moments))))
+        .collect()
+}
+
+fn importances(run: &Run, removed: &PerStage<BlockSet>) -> Result<PerStage<Vec<BlockScores>>> {
+    let boundary = run.config.boundary;
+    let table = |stages: &[Stage]| -> Result<Vec<BlockScores>> {
+        let model = &run.session.model;
+        let scores = coupled_importance(model, &run.calibration, boundary, removed, stages)?;
+        Ok(scores.into_iter().map(row).collect())
+    };
+    if run.config.unified {
+        return Ok(PerStage::both(table(&[Stage::Prefill, Stage::Decode])?));
+    }
+    Ok(PerStage {
+        prefill: table(&[Stage::Prefill])?,
+        decode: table(&[Stage::Decode])?,
+    })
+}
+
+fn row((block, scores): (BlockId, InputScores)) -> BlockScores {
+    BlockScores {
+        block,
+        attention: scores.attention,
+        mlp: scores.mlp,
+    }
 }
 
 fn cost(run: &Run, narrow: &Repaired, removed: &PerStage<BlockSet>) -> Result<f64> {
@@ -167,7 +189,7 @@ impl Width {
     }
 
     /// Share of a block's keys and values that decode receives, by its head groups.
-    pub(super) fn kv_share(&self, block: pdtrim_core::BlockId) -> f64 {
+    pub(super) fn kv_share(&self, block: BlockId) -> f64 {
         let width = self.removed.decode.get(&block);
         let gone = width.map_or(0, |width| width.groups.len());
         1.0 - gone as f64 / self.size.groups as f64
@@ -197,7 +219,7 @@ impl Width {
         let depth = self.kept.prefill.depth();
         let series = |stage: Stage| {
             let bar = |block: usize| {
-                let id = pdtrim_core::BlockId::new(block);
+                let id = BlockId::new(block);
                 if !self.kept.of(stage).contains(id) {
                     return 0.0;
                 }

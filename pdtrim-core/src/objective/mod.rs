@@ -4,6 +4,7 @@
 //! [`CalibrationLoss`] answers it with a model: the mean negative log-likelihood of continuation
 //! tokens under the PD forward pass, or the divergence of their predictions from the dense model's.
 
+mod coupled;
 mod divergence;
 mod loss;
 mod mlp_pass;
@@ -17,6 +18,7 @@ use crate::block::BlockSet;
 use crate::error::{Error, Result};
 use crate::stage::PerStage;
 
+pub use coupled::coupled_importance;
 pub use loss::{CalibrationLoss, Rows, TransferCandidate};
 pub use mlp_pass::{MapMlp, MlpPass, StatesAfter};
 pub use profile::{AttentionProfile, PairRedundancy, Redundancy};
