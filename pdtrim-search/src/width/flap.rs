@@ -7,7 +7,7 @@ use crate::error::Result;
 
 /// Scores are standardised over the inputs of each layer, a group's are averaged, and the lowest go first,
 /// from whatever block, until the ratio is reached; so widths differ from block to block. A structure
-/// that would overshoot the target by more than half of itself is passed over.
+/// that would overshoot the target by more than half a channel is passed over.
 ///
 /// On the fluctuation of each input (`pdtrim_core::objective::fluctuation`) this is FLAP's adaptive
 /// structure search with groups in the place of heads.
@@ -51,6 +51,7 @@ impl WidthStrategy for Flap {
 
         let mut removed = problem.begun();
         let mut gone = problem.removed(&removed);
+        let most_gone = problem.target() + problem.size.channel_parameters as f64 / 2.0;
         let [most_groups, most_channels] = problem.most();
         for structure in structures {
             let Some(width) = removed.get_mut(&problem.scores[structure.row].block) else {
@@ -64,10 +65,7 @@ impl WidthStrategy for Flap {
                 (&mut width.groups, most_groups, parameters)
             };
             let parameters = parameters as f64;
-            if set.len() < most
-                && gone + parameters / 2.0 <= problem.target()
-                && set.insert(structure.index)
-            {
+            if set.len() < most && gone + parameters <= most_gone && set.insert(structure.index) {
                 gone += parameters;
             }
         }

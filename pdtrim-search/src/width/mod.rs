@@ -125,10 +125,10 @@ impl WidthProblem<'_> {
         ]
     }
 
-    /// Refuses an answer that is further from the target than half a group.
+    /// Refuses an answer that is further from the target than a group.
     fn finished(&self, mut removed: StageWidths) -> Result<StageWidths> {
         let reached = self.removed(&removed);
-        let tolerance = self.size.group_parameters.max(self.size.channel_parameters) as f64 / 2.0;
+        let tolerance = self.size.group_parameters.max(self.size.channel_parameters) as f64;
         if (reached - self.target()).abs() > tolerance {
             return Err(self.unreachable(reached / self.parameters()));
         }
