@@ -142,8 +142,8 @@ impl Widths {
     ///
     /// # Errors
     ///
-    /// [`Error::WidthModel`] if the section was written for a model of other sizes; as
-    /// [`read_biases`](Self::read_biases).
+    /// [`Error::WidthModel`] if the section was written for a model of other sizes; [`Error::Io`],
+    /// [`Error::WidthHash`], [`Error::Safetensors`] or [`Error::RepairTensor`] for the file of biases.
     pub fn of_plan(plan: &Plan, plan_path: &Path, config: &ModelConfig) -> Result<Self> {
         let Some(section) = &plan.file().width else {
             return Ok(Self::default());
