@@ -8,9 +8,11 @@ use pdtrim_core::checkpoint::Checkpoint;
 use pdtrim_core::checkpoint::hub::fetch_dataset_file;
 use pdtrim_core::checkpoint::source::{ModelSource, PullEvent, SourceSettings};
 use pdtrim_core::device::{DeviceSpec, available_memory};
+use pdtrim_core::hash::sha256;
 use pdtrim_core::model::{BlockModel, Llama};
 use pdtrim_core::pipeline::PdModel;
 use pdtrim_core::repair::RepairWeights;
+use pdtrim_core::width::{PlanWidth, Widths};
 use pdtrim_core::{
     BlockList, BlockSet, Boundary, Bytes, KvFill, KvPlan, PerStage, Plan, Stage, TokenSpan,
     Tokenizer,
@@ -161,6 +163,7 @@ impl Bound {
                 boundary,
             );
             bound.repaired = Repaired::read(&plan, path, session)?;
+            bound.repaired = bound.repaired.or_narrow(&plan, path, session)?;
             bound.plan = Some((path.clone(), plan));
             return Ok(bound);
         }
@@ -211,7 +214,9 @@ impl Bound {
 
     /// Whether the plan leaves the model as it is.
     pub(crate) fn is_dense(&self) -> bool {
-        self.removed.is_dense() && self.transfer.plan().sends_all()
+        self.removed.is_dense()
+            && self.transfer.plan().sends_all()
+            && self.repaired.sha256.is_none()
     }
 
     /// What `mode` makes of the plan, in words: two modes that do the same have the same.
@@ -270,7 +275,7 @@ impl Bound {
     }
 }
 
-/// What a repair makes of the model in each stage; the model itself where it changes nothing.
+/// What a repair, or widths, make of the model in each stage; the model itself where they change nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Repaired {
     stages: PerStage<Option<Llama>>,
@@ -296,6 +301,29 @@ impl Repaired {
         let weights = RepairWeights::of_plan(plan, path, session.model.config());
         let weights = weights.with_context(|| format!("cannot use the plan {}", path.display()))?;
         Ok(Self::new(&weights, &file.sha256, &session.model))
+    }
+
+    /// The model in the widths that the section of a plan describes.
+    pub(crate) fn narrow(widths: &Widths, section: &PlanWidth, model: &Llama) -> Self {
+        // The section has the hash of the biases.
+        let about = serde_json::to_string(section).unwrap_or_default();
+        Self {
+            stages: PerStage {
+                prefill: widths.apply(model, Stage::Prefill),
+                decode: widths.apply(model, Stage::Decode),
+            },
+            sha256: Some(sha256(about.as_bytes())),
+        }
+    }
+
+    /// The model in the widths of the plan, if it has any; a plan with widths has no repair.
+    fn or_narrow(self, plan: &Plan, path: &Path, session: &Session) -> Result<Self> {
+        let Some(section) = &plan.file().width else {
+            return Ok(self);
+        };
+        let widths = Widths::of_plan(plan, path, session.model.config());
+        let widths = widths.with_context(|| format!("cannot use the plan {}", path.display()))?;
+        Ok(Self::narrow(&widths, section, &session.model))
     }
 
     /// Each stage's model.

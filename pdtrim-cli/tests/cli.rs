@@ -11,6 +11,8 @@ mod compare;
 mod distill;
 #[path = "cli/sensitivity.rs"]
 mod sensitivity;
+#[path = "cli/width.rs"]
+mod width;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -150,6 +150,16 @@ impl BlockCache {
         });
     }
 
+    /// Keeps only the given key and value heads, by their place, ascending.
+    pub(crate) fn retain_heads(&mut self, heads: &[usize]) {
+        self.held = self.held.take().map(|held| {
+            let indices: Vec<i32> = heads.iter().map(|&head| head as i32).collect();
+            let indices = TensorData::new(indices, [heads.len()]);
+            let indices = Tensor::<1, Int>::from_data(indices, &held.keys.device());
+            held.map(|held| held.select(2, indices.clone()))
+        });
+    }
+
     /// The same cache for a batch of `batch` copies of its only row.
     #[must_use]
     pub fn repeat_batch(&self, batch: usize) -> Self {

@@ -103,6 +103,10 @@ pub struct ModelConfig {
     pub rope: RopeConfig,
     /// Whether the vocabulary head is the embedding.
     pub tied_embeddings: bool,
+    /// Whether the q, k, v and o projections have biases although the architecture says nothing of them.
+    pub attention_bias: bool,
+    /// Whether the gate, up and down projections have biases.
+    pub mlp_bias: bool,
     /// Beginning-of-sequence token, if the model has one.
     pub bos_token_id: Option<u32>,
     /// Tokens that end a generation.
@@ -120,14 +124,20 @@ impl ModelConfig {
         self.n_kv_heads * self.head_dim
     }
 
+    /// Whether the q, k and v projections have biases.
+    pub fn has_qkv_bias(&self) -> bool {
+        self.architecture.has_qkv_bias() || self.attention_bias
+    }
+
     /// Parameters of one transformer block.
     pub fn block_parameters(&self) -> usize {
         let attention = self.hidden_size * (2 * self.q_size() + 2 * self.kv_size());
-        let biases = if self.architecture.has_qkv_bias() {
-            self.q_size() + 2 * self.kv_size()
-        } else {
-            0
-        };
+        let biases = [
+            (self.has_qkv_bias(), self.q_size() + 2 * self.kv_size()),
+            (self.attention_bias, self.hidden_size),
+            (self.mlp_bias, 2 * self.intermediate_size + self.hidden_size),
+        ];
+        let biases: usize = biases.iter().filter(|(has, _)| *has).map(|(_, n)| n).sum();
         attention + biases + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
     }
 

@@ -267,6 +267,50 @@ pub enum Error {
         /// What this one is.
         found: String,
     },
+    /// A block of a stage cannot be made narrower like that.
+    #[error("width of block {block} in {stage}: expected {expected}, found {found}")]
+    Width {
+        /// The stage.
+        stage: Stage,
+        /// The block.
+        block: usize,
+        /// What is accepted.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// Widths that were written for a model of other sizes.
+    #[error(
+        "the plan's [width] is for blocks of {} head groups and {} MLP channels, the model has {} and {}",
+        found[0],
+        found[1],
+        expected[0],
+        expected[1]
+    )]
+    WidthModel {
+        /// Head groups and MLP channels of the model.
+        expected: [usize; 2],
+        /// Those of the plan.
+        found: [usize; 2],
+    },
+    /// A plan whose widths and other parts do not go together.
+    #[error("the plan's [width]: expected {expected}, found `{found}`")]
+    PlanWidth {
+        /// What a plan has there.
+        expected: &'static str,
+        /// What this one has.
+        found: String,
+    },
+    /// A file of biases is not the one that the plan was made with.
+    #[error("{}: the plan needs the biases {expected}, this file is {found}", path.display())]
+    WidthHash {
+        /// The file.
+        path: PathBuf,
+        /// Hash in the plan.
+        expected: String,
+        /// Hash of the file.
+        found: String,
+    },
     /// A block stands in two groups of a KV plan.
     #[error("block {block} stands in more than one [[kv]] group of the plan")]
     KvBlockTwice {

@@ -6,7 +6,8 @@
 //!   any Burn model can take part;
 //! - [`pipeline`] is the PD forward pass: prefill, a [`pipeline::CacheTransfer`], decode;
 //! - [`objective`] measures J(P, D), the loss that a search minimises, on calibration windows;
-//! - [`plan`] is the file that says what each stage keeps, and [`repair`] the weights beside it.
+//! - [`plan`] is the file that says what each stage keeps, and [`repair`] the weights beside it;
+//! - [`width`] is what a stage does without inside the blocks that it keeps.
 //!
 //! This crate knows nothing of the command line, of printing, of search strategies or of benchmarks.
 //! `burn-import`, where older guides look for weights, is a forwarder today: weights go through
@@ -45,6 +46,7 @@ pub mod testing;
 mod text;
 pub mod tokenizer;
 mod units;
+pub mod width;
 
 pub use block::{BlockId, BlockList, BlockSet};
 pub use config::ModelConfig;

@@ -16,7 +16,7 @@ use crate::block::{BlockId, BlockSet};
 use crate::cache::{KvCache, TokenPosition};
 use crate::error::{Error, Result};
 use crate::kernels::{TokenScore, on_pool};
-use crate::model::{BlockModel, stage_dims, token_tensor};
+use crate::model::{BlockModel, check_groups, hand_groups, stage_dims, token_tensor};
 use crate::plan::check_removed;
 use crate::stage::{Boundary, KvFill, PerStage, Stage};
 use crate::units::Bytes;
@@ -160,7 +160,8 @@ impl<'a> PdModel<'a> {
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new), and [`Error::StageModels`] for models of different sizes.
+    /// As [`new`](Self::new), [`Error::StageModels`] for models of different sizes, and [`Error::Width`]
+    /// if decode has a head group that prefill is without.
     pub fn per_stage(
         models: PerStage<&'a dyn BlockModel>,
         removed: PerStage<BlockSet>,
@@ -182,6 +183,7 @@ impl<'a> PdModel<'a> {
             }
         }
         check_removed(&removed, kv_fill)?;
+        check_groups(models, &removed.decode)?;
         Ok(Self {
             models,
             removed,
@@ -258,6 +260,9 @@ impl<'a> PdModel<'a> {
         last: Option<Tensor<2>>,
     ) -> Result<Handover> {
         cache.drop_blocks(&self.removed.decode);
+        for (id, block) in cache.iter_mut() {
+            hand_groups(self.models, id, block);
+        }
         let cache = self.transfer.transfer(cache)?;
         let trimmed = cache.iter().any(|(_, block)| block.len() < read);
         let kv_bytes = cache.bytes_per_row();

@@ -11,6 +11,7 @@ use crate::block::BlockSet;
 use crate::error::{Error, Result};
 use crate::kv_plan::{KvGroup, KvPlan};
 use crate::stage::{Boundary, KvFill, PerStage, Stage};
+use crate::width::{PlanWidth, StageWidths};
 
 /// Version of the plan file that this build reads and writes.
 pub const PLAN_VERSION: u32 = 1;
@@ -130,6 +131,9 @@ pub struct PlanFile {
     /// Windows that the repair was fitted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair_calibration: Option<PlanCalibration>,
+    /// Head groups and MLP channels that are removed inside the blocks that stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<PlanWidth>,
     /// Blocks whose KV is trimmed; the others send every prompt position.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kv: Vec<KvGroup>,
@@ -154,6 +158,7 @@ fn is_zero(number: &f64) -> bool {
 pub struct Plan {
     file: PlanFile,
     removed: PerStage<BlockSet>,
+    widths: PerStage<StageWidths>,
     kv: KvPlan,
 }
 
@@ -163,7 +168,8 @@ impl Plan {
     /// # Errors
     ///
     /// [`Error::PlanVersion`], [`Error::BlockOutOfRange`], [`Error::AllBlocksRemoved`],
-    /// [`Error::NotNested`], [`Error::PlanRepair`] or [`Error::KvBlockTwice`].
+    /// [`Error::NotNested`], [`Error::PlanRepair`], [`Error::Width`], [`Error::PlanWidth`] or
+    /// [`Error::KvBlockTwice`].
     pub fn new(file: PlanFile) -> Result<Self> {
         if file.version != PLAN_VERSION {
             return Err(Error::PlanVersion {
@@ -179,8 +185,16 @@ impl Plan {
         };
         check_removed(&removed, file.kv_fill)?;
         check_repair(&file)?;
+        let section = file.width.as_ref();
+        let widths = section.map(|section| section.check(&removed, file.repair));
+        let widths = widths.transpose()?.unwrap_or_default();
         let kv = KvPlan::from_groups(depth, &file.kv)?;
-        Ok(Self { file, removed, kv })
+        Ok(Self {
+            file,
+            removed,
+            widths,
+            kv,
+        })
     }
 
     /// Reads and checks a plan file.
@@ -223,6 +237,11 @@ impl Plan {
     /// Blocks removed from each stage.
     pub fn removed(&self) -> &PerStage<BlockSet> {
         &self.removed
+    }
+
+    /// What each stage does without inside the blocks that it keeps.
+    pub fn widths(&self) -> &PerStage<StageWidths> {
+        &self.widths
     }
 
     /// Which prompt positions cross to decode.

@@ -24,6 +24,8 @@ pub fn tiny_config(architecture: Architecture) -> ModelConfig {
             scaling: RopeScaling::None,
         },
         tied_embeddings: architecture == Architecture::Llama,
+        attention_bias: false,
+        mlp_bias: false,
         bos_token_id: None,
         eos_token_ids: vec![0],
     }

@@ -428,7 +428,7 @@ const BROKEN: &[Broken] = &[
     (
         "biases",
         |dir, model| set(dir, model, "attention_bias", json!(true)),
-        &["attention_bias"],
+        &["self_attn.q_proj.bias", "missing"],
     ),
     (
         "unknown scaling",

@@ -103,6 +103,26 @@ pub enum Error {
         /// Most sets that are tried.
         limit: usize,
     },
+    /// A share of parameters that cannot be removed inside blocks.
+    #[error(
+        "{ratio} of the parameters of the blocks' heads and MLP channels cannot be removed: expected at \
+            least 0 and less than 1, with a head group and a sixteenth of the channels left in each \
+            block, and for decode no less than prefill; whole structures come to {reached:.4}"
+    )]
+    WidthRatio {
+        /// The share asked for.
+        ratio: f64,
+        /// The nearest.
+        reached: f64,
+    },
+    /// Scores that do not rank what may be removed from a block.
+    #[error(
+        "the scores of block {block} are not a finite number for each head group and MLP channel"
+    )]
+    WidthScores {
+        /// The block.
+        block: usize,
+    },
     /// A ridge that is no weight.
     #[error("the ridge of a linear repair must be a finite number of at least 0, found {found}")]
     Ridge {

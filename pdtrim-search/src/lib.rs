@@ -18,6 +18,8 @@
 //!
 //! [`repair`] makes up for what was removed; it alone sees the model's hidden states.
 //!
+//! [`width`] chooses head groups and MLP channels inside the blocks that stay.
+//!
 //! Beside the search stands [`calibration`], which turns a text, a set of items or the model's own
 //! samples into the windows that an objective is measured on; it alone reads data files.
 //!
@@ -47,6 +49,7 @@ mod sensitivity;
 mod stages;
 mod strategy;
 mod toy;
+pub mod width;
 
 pub use agreement::{jaccard, mean_agreement, mean_agreement_within};
 pub use candidates::{CandidateSets, DistillThreshold};

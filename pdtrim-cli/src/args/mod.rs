@@ -12,6 +12,7 @@ mod plan;
 mod sensitivity;
 mod strategy;
 mod trim;
+mod width;
 mod windows;
 
 use clap::{Parser, Subcommand};
@@ -32,6 +33,7 @@ pub(crate) use plan::PlanArgs;
 pub(crate) use sensitivity::SensitivityArgs;
 pub(crate) use strategy::{StrategyArg, ValidationLedger};
 pub(crate) use trim::{KvSelectionArg, RepairArg, TrimArgs, TrimConfig, set};
+pub(crate) use width::WidthArg;
 pub(crate) use windows::WindowArgs;
 
 /// Trim Llama-family models for prefill/decode disaggregation.

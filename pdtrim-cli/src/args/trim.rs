@@ -11,6 +11,7 @@ use pdtrim_search::{Annealing, DistillThreshold};
 use serde::{Deserialize, Serialize};
 
 use super::strategy::StrategyArgs;
+use super::width::{WidthArg, WidthArgs};
 use super::{DEFAULT_MODEL, DtypeArg, ModelArgs, StrategyArg};
 use crate::repair::RepairSettings;
 
@@ -100,6 +101,8 @@ pub(crate) struct TrimArgs {
     /// Windows in a step of distill [default: 512 tokens].
     #[arg(long, value_name = "N")]
     pub(crate) repair_batch: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub(crate) width: WidthArgs,
     /// Tasks, separated by commas [default: those with bundled data].
     #[arg(long, value_delimiter = ',')]
     pub(crate) tasks: Option<Vec<String>>,
@@ -208,6 +211,10 @@ pub(crate) struct TrimConfig {
     pub(crate) repair_tokens: Option<NonZeroUsize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) repair_calibration: Option<CalibrationSource>,
+    pub(crate) width: WidthArg,
+    pub(crate) prefill_ratio: f64,
+    pub(crate) decode_ratio: f64,
+    pub(crate) no_compensation: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) repair_run_steps: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -267,6 +274,10 @@ impl Default for TrimConfig {
             repair_run_lr: None,
             repair_lr: None,
             repair_batch: None,
+            width: WidthArg::None,
+            prefill_ratio: 0.1,
+            decode_ratio: 0.2,
+            no_compensation: false,
             tasks: None,
             data: None,
             limit: None,
@@ -323,6 +334,7 @@ impl TrimConfig {
         set(&mut config.repair_run_lr, args.repair_run_lr.map(Some));
         set(&mut config.repair_lr, args.repair_lr.map(Some));
         set(&mut config.repair_batch, args.repair_batch.map(Some));
+        args.width.resolve(&mut config);
         set(&mut config.tasks, args.tasks.map(Some));
         set(&mut config.data, args.data.map(Some));
         set(&mut config.limit, args.limit.map(Some));
@@ -344,6 +356,7 @@ impl TrimConfig {
         config.search_strategy(None)?;
         config.distill_threshold()?;
         RepairSettings::check(&config)?;
+        config.check_width()?;
         Ok(config)
     }
 

@@ -3,6 +3,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use pdtrim_core::checkpoint::Checkpoint;
 use pdtrim_core::repair::{RepairWeights, StageRepair};
+use pdtrim_core::width::Widths;
 use pdtrim_core::{BlockSet, Plan, Stage};
 use serde_json::{Value, json};
 
@@ -25,7 +26,7 @@ pub(crate) fn run(args: &ExportArgs, progress: Progress) -> Result<()> {
     };
     check_folder(&args.out, args.force)?;
     let checkpoint = Checkpoint::open(&session::fetch(&model, args.offline, progress)?)?;
-    let (removed, repaired, about) = match &plan {
+    let (removed, repaired, narrow, about) = match &plan {
         None => {
             ensure!(
                 args.stage.is_none(),
@@ -33,7 +34,7 @@ pub(crate) fn run(args: &ExportArgs, progress: Progress) -> Result<()> {
                 args.source
             );
             let none = BlockSet::empty(checkpoint.config().n_blocks);
-            (none, StageRepair::default(), Value::Null)
+            (none, StageRepair::default(), None, Value::Null)
         }
         Some(plan) => {
             let hash = checkpoint.hash()?;
@@ -48,10 +49,25 @@ pub(crate) fn run(args: &ExportArgs, progress: Progress) -> Result<()> {
             let weights =
                 weights.with_context(|| format!("cannot use the plan {}", args.source))?;
             let about = about(plan, stage, &removed, weights.of(stage));
-            (removed, weights.of(stage).clone(), about)
+            let narrow = Widths::of_plan(plan, Path::new(&args.source), checkpoint.config());
+            let narrow = narrow.with_context(|| format!("cannot use the plan {}", args.source))?;
+            let narrow = plan.file().width.as_ref().map(|_| (narrow, stage));
+            (removed, weights.of(stage).clone(), narrow, about)
         }
     };
-    let report = checkpoint.export(&removed, &repaired, args.dtype.dtype(), about, &args.out)?;
+    let (dtype, out) = (args.dtype.dtype(), &args.out);
+    let report = match narrow {
+        // A plan with widths has no repair.
+        Some((widths, stage)) => {
+            let (narrow, biases) = (widths.removed.of(stage), widths.biases.of(stage));
+            progress.say(
+                "the folder has zeros in the place of removed heads and channels: stock engines have one \
+                    width for all blocks, so it gives the plan's logits without its speed",
+            );
+            checkpoint.export_narrow(&removed, narrow, biases, dtype, about, out)?
+        }
+        None => checkpoint.export(&removed, &repaired, dtype, about, out)?,
+    };
     output::result(&format!(
         "{}: {} blocks, {} of weights",
         args.out.display(),
@@ -77,7 +93,7 @@ fn check_folder(folder: &Path, force: bool) -> Result<()> {
 /// What a reader of the exported `config.json` needs to know of the plan.
 fn about(plan: &Plan, stage: Stage, removed: &BlockSet, repaired: &StageRepair) -> Value {
     let file = plan.file();
-    json!({
+    let mut about = json!({
         "stage": stage.to_string(),
         "base_model": file.model.name,
         "base_hash": file.model.hash,
@@ -87,5 +103,21 @@ fn about(plan: &Plan, stage: Stage, removed: &BlockSet, repaired: &StageRepair) 
         "repair": file.repair,
         "repaired_blocks": repaired.keys().map(|id| id.index()).collect::<Vec<_>>(),
         "kv": plan.kv().to_groups(),
-    })
+    });
+    if let Some(section) = &file.width {
+        let blocks = section.blocks.iter().filter(|block| block.stage == stage);
+        let blocks = blocks.map(|block| {
+            json!({
+                "block": block.block,
+                "removed_groups": block.removed_groups,
+                "removed_channels": block.removed_channels.len(),
+            })
+        });
+        about["width"] = json!({
+            "method": section.method,
+            "form": "zeros in the dense model's shapes; biases in o_proj and down_proj where the plan has them",
+            "blocks": blocks.collect::<Vec<_>>(),
+        });
+    }
+    about
 }

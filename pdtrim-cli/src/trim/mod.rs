@@ -6,6 +6,7 @@ mod repair;
 mod report;
 mod score;
 mod search;
+mod width;
 
 use anyhow::{Context, Result};
 use pdtrim_core::objective::{Calibration, CalibrationLoss, Redundancy, Rows};
@@ -55,6 +56,7 @@ struct Measured {
     redundancy: Redundancy,
     search: search::Found,
     repair: Option<repair::Repair>,
+    width: Option<width::Width>,
     kv: Option<pdtrim_kv::KvChoice>,
     scores: EvalReport,
     plan: Plan,
@@ -150,8 +152,9 @@ impl Run {
         let windows = self.repair.as_ref();
         let repair = windows.map(|windows| repair::run(self, windows, removed));
         let (repair, repaired) = repair.transpose()?.flatten().unzip();
+        let (width, narrow) = width::run(self, removed)?.unzip();
         // From here on everything is measured with the weights that the plan will have.
-        let repaired = repaired.unwrap_or_default();
+        let repaired = narrow.or(repaired).unwrap_or_default();
 
         let dense = Bound::new(
             PerStage::dense(self.session.depth()),
@@ -169,11 +172,13 @@ impl Run {
         let bound = Bound::new(removed.clone(), config.kv_fill(), kv_plan, config.boundary)
             .with_repaired(repaired);
         let scores = score::run(self, &bound, &prepared)?;
-        let plan = self.plan(&search, repair.as_ref(), kv.as_ref(), &scores)?;
+        let chosen = (&search, repair.as_ref(), width.as_ref(), kv.as_ref());
+        let plan = self.plan(chosen, &scores)?;
         Ok(Measured {
             redundancy,
             search,
             repair,
+            width,
             kv,
             scores,
             plan,
@@ -187,9 +192,12 @@ impl Run {
 
     fn plan(
         &self,
-        search: &search::Found,
-        repair: Option<&repair::Repair>,
-        kv: Option<&pdtrim_kv::KvChoice>,
+        (search, repair, width, kv): (
+            &search::Found,
+            Option<&repair::Repair>,
+            Option<&width::Width>,
+            Option<&pdtrim_kv::KvChoice>,
+        ),
         scores: &EvalReport,
     ) -> Result<Plan> {
         let config = &self.config;
@@ -217,8 +225,9 @@ impl Run {
             calibration: Some(self.about_calibration.clone()),
             repair_file: repair.map(|repair| repair.file.clone()),
             repair_calibration: repair.map(|repair| repair.about.clone()),
+            width: width.map(|width| width.section.clone()),
             kv: kv.map(|choice| choice.plan.to_groups()).unwrap_or_default(),
-            scores: score::plan_scores(config.boundary, search, repair, kv, scores),
+            scores: score::plan_scores(config.boundary, (search, repair, width), kv, scores),
         };
         Plan::new(file).context("the search made a plan that is not valid; this is a bug")
     }

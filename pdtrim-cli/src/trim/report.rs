@@ -8,6 +8,7 @@ use pdtrim_eval::page::{
 use pdtrim_search::Evaluation;
 
 use super::repair::Repair;
+use super::width::Width;
 use super::{Measured, Run};
 
 pub(super) fn page(run: &Run, measured: &Measured) -> Page {
@@ -20,6 +21,10 @@ pub(super) fn page(run: &Run, measured: &Measured) -> Page {
             Some(blocks_section(measured)),
             Some(search_section(measured)),
             measured.repair.as_ref().map(Repair::section),
+            measured
+                .width
+                .as_ref()
+                .map(|width| width.section(run.session.dtype.size())),
             Some(traffic_section(run, measured)),
             Some(plan_section(measured)),
         ]
@@ -45,6 +50,10 @@ pub(super) fn summary(run: &Run, measured: &Measured) -> String {
         costs = format!("{costs}, repaired {:.3}", repair.found.cost);
         lines.push(repair.summary());
     }
+    if let Some(width) = &measured.width {
+        costs = format!("{costs}, narrower {:.3}", width.cost);
+        lines.push(width.summary());
+    }
     if let Some(kv) = &measured.kv {
         costs = format!("{costs}, pd+kv {:.3}", kv.cost);
         lines.push(format!(
@@ -55,7 +64,13 @@ pub(super) fn summary(run: &Run, measured: &Measured) -> String {
     }
     lines.push(costs);
     let out = run.config.out.display();
-    let file = repair.map_or_else(String::new, |repair| format!(", {}", repair.file.name));
+    let biases = measured
+        .width
+        .as_ref()
+        .and_then(|width| width.section.biases.as_ref());
+    let file = repair.map(|repair| &repair.file.name);
+    let file = file.or(biases.map(|file| &file.name));
+    let file = file.map_or_else(String::new, |name| format!(", {name}"));
     lines.push(format!(
         "{out}: plan.toml{file}, results.json, results.csv, report.html"
     ));
@@ -116,6 +131,13 @@ fn summary_section(run: &Run, measured: &Measured) -> Section {
             measured.search.removed.prefill.to_string(),
         ),
         ("Decode without", measured.search.removed.decode.to_string()),
+        (
+            "Width",
+            measured
+                .width
+                .as_ref()
+                .map_or_else(|| "all heads and channels".to_owned(), Width::summary),
+        ),
         ("KV", kv_text(measured)),
     ];
     let facts = facts.map(|(name, value)| (name.to_owned(), value)).to_vec();
@@ -254,8 +276,12 @@ fn traffic_section(run: &Run, measured: &Measured) -> Section {
                 .map(|&length| kv.positions_sent(id, length))
                 .sum()
         };
+        let groups = measured
+            .width
+            .as_ref()
+            .map_or(1.0, |width| width.kv_share(id));
         Bar {
-            value: Some(mean(positions)),
+            value: Some(mean(positions) * groups),
             error: None,
             marked: gone,
         }

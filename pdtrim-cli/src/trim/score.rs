@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::repair::Repair;
 use super::search::Found;
+use super::width::Width;
 use super::{Run, prepared_name};
 use crate::commands::{boundaries, session_info};
 use crate::scoring::tokens_hash;
@@ -118,16 +119,16 @@ fn fingerprint(
     Ok(hex(&hasher.finalize()))
 }
 
-/// J of the plan on the search's windows, repaired if it is.
-pub(super) fn final_cost(search: &Found, repair: Option<&Repair>) -> f64 {
-    repair.map_or(search.cost, |repair| repair.found.cost)
+/// J of the plan on the search's windows, repaired or narrower if it is.
+fn final_cost(search: &Found, repair: Option<&Repair>, width: Option<&Width>) -> f64 {
+    let repaired = repair.map_or(search.cost, |repair| repair.found.cost);
+    width.map_or(repaired, |width| width.cost)
 }
 
 /// The figures that a plan keeps: the search's own objective and every metric of every row.
 pub(super) fn plan_scores(
     boundary: Boundary,
-    search: &Found,
-    repair: Option<&Repair>,
+    (search, repair, width): (&Found, Option<&Repair>, Option<&Width>),
     kv: Option<&pdtrim_kv::KvChoice>,
     report: &EvalReport,
 ) -> Vec<PlanScore> {
@@ -140,7 +141,7 @@ pub(super) fn plan_scores(
     };
     let mut scores = vec![
         loss(Mode::Dense, None, search.cost_dense),
-        loss(Mode::Pd, Some(boundary), final_cost(search, repair)),
+        loss(Mode::Pd, Some(boundary), final_cost(search, repair, width)),
     ];
     scores.extend(repair.iter().flat_map(|repair| repair.scores(boundary)));
     scores.extend(kv.map(|choice| loss(Mode::PdKv, Some(boundary), choice.cost)));

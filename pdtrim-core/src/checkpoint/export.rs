@@ -1,5 +1,7 @@
 //! Writes a Hugging Face folder of the dense model or of one stage.
 
+mod narrow;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::Path;
@@ -10,6 +12,7 @@ use burn::tensor::{DType, TensorData};
 use safetensors::{Dtype, View};
 use serde_json::{Map, Value, json};
 
+use self::narrow::Narrow;
 use super::Checkpoint;
 use super::names::slots;
 use super::weights::convert;
@@ -20,6 +23,7 @@ use crate::model::llama3_from_factors;
 use crate::plan::{temporary_sibling, write_atomically};
 use crate::repair::StageRepair;
 use crate::units::Bytes;
+use crate::width::{StageBiases, StageWidths};
 
 /// What an export wrote.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -48,6 +52,46 @@ impl Checkpoint {
         pdtrim: Value,
         folder: &Path,
     ) -> Result<ExportReport> {
+        let changes = Changes {
+            repaired,
+            narrow: Narrow::none(self.config()),
+        };
+        self.export_changed(removed, &changes, dtype, pdtrim, folder)
+    }
+
+    /// As [`export`](Self::export), with narrower blocks in the shapes of the dense model: no engine has
+    /// another width in each block, so what is removed is written as zeros, which gives the same logits
+    /// at the dense model's speed. Biases set `attention_bias` and `mlp_bias`, for all blocks, with zeros
+    /// where nothing is added.
+    ///
+    /// # Errors
+    ///
+    /// As [`export`](Self::export); [`Error::Export`] for biases in an architecture without a place for
+    /// them.
+    pub fn export_narrow(
+        &self,
+        removed: &BlockSet,
+        widths: &StageWidths,
+        biases: &StageBiases,
+        dtype: DType,
+        pdtrim: Value,
+        folder: &Path,
+    ) -> Result<ExportReport> {
+        let changes = Changes {
+            repaired: &StageRepair::default(),
+            narrow: Narrow::new(self.config(), widths, biases)?,
+        };
+        self.export_changed(removed, &changes, dtype, pdtrim, folder)
+    }
+
+    fn export_changed(
+        &self,
+        removed: &BlockSet,
+        changes: &Changes<'_>,
+        dtype: DType,
+        pdtrim: Value,
+        folder: &Path,
+    ) -> Result<ExportReport> {
         let depth = self.config().n_blocks;
         if removed.depth() != depth {
             return Err(Error::Depth {
@@ -56,9 +100,9 @@ impl Checkpoint {
                 found: removed.depth(),
             });
         }
-        let config = hf_config(self.config(), removed, dtype, pdtrim)?;
+        let config = hf_config(changes.narrow.config(), removed, dtype, pdtrim)?;
         let tokenizer = self.tokenizer()?.to_json()?;
-        let views = self.views(removed, repaired, dtype)?;
+        let views = self.views(removed, changes, dtype)?;
         let weight_bytes = Bytes(views.iter().map(|(_, view)| view.data_len() as u64).sum());
 
         fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
@@ -97,19 +141,22 @@ impl Checkpoint {
     fn views(
         &self,
         removed: &BlockSet,
-        repaired: &StageRepair,
+        changes: &Changes<'_>,
         dtype: DType,
     ) -> Result<Vec<(String, LazyView)>> {
         let kept: Vec<usize> = removed.complement().to_indices();
         let view = |tensor: PackTensor, name: String| (name, LazyView { tensor, dtype });
         let named = slots(self.config()).into_iter().zip(self.tensors()?);
+        let named = changes.narrow.with_biases(named);
         let renumbered = named.filter_map(|(slot, tensor)| match slot.block {
             None => Some(view(tensor, slot.hf)),
             Some((block, part)) => {
                 let layer = kept.iter().position(|&kept| kept == block)?;
-                let repair = repaired.get(&BlockId::new(block));
+                let id = BlockId::new(block);
+                let repair = changes.repaired.get(&id);
                 let repair = repair.and_then(|weights| weights.get(&part));
                 let tensor = repair.map_or(tensor, in_memory);
+                let tensor = changes.narrow.changed(id, &part, tensor);
                 Some(view(tensor, format!("model.layers.{layer}.{part}")))
             }
         });
@@ -192,6 +239,12 @@ pub(super) fn write_folder(
         blocks: config.n_blocks,
         weight_bytes,
     })
+}
+
+/// What a stage has in place of the checkpoint's weights.
+struct Changes<'c> {
+    repaired: &'c StageRepair,
+    narrow: Narrow,
 }
 
 /// A tensor that is not in the checkpoint.
@@ -313,6 +366,14 @@ fn hf_config(
         "torch_dtype": dtype,
         "use_cache": true,
     });
+    for (key, biased) in [
+        ("attention_bias", config.attention_bias),
+        ("mlp_bias", config.mlp_bias),
+    ] {
+        if biased {
+            written[key] = json!(true);
+        }
+    }
     if !pdtrim.is_null() {
         written["pdtrim"] = pdtrim;
     }

@@ -194,6 +194,8 @@ fn config(path: &Path, file: &GgufFile, name: &str) -> Result<ModelConfig> {
         rms_norm_eps: eps.to_string().parse().unwrap_or(f64::from(eps)),
         rope: rope(file, name).map_err(wrap)?,
         tied_embeddings: file.tensor("output.weight").is_none(),
+        attention_bias: false,
+        mlp_bias: false,
         bos_token_id: metadata
             .optional("tokenizer.ggml.bos_token_id")
             .map_err(wrap)?,

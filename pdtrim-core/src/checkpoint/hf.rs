@@ -331,8 +331,9 @@ impl RawConfig {
             ("attention_bias", self.attention_bias),
             ("mlp_bias", self.mlp_bias),
         ] {
-            if biased == Some(true) {
-                return refuse(field, "false: such biases are not built", "true".to_owned());
+            if biased == Some(true) && architecture != Architecture::Llama {
+                let expected = "false: this architecture has no such biases";
+                return refuse(field, expected, "true".to_owned());
             }
         }
         let rope = self.rope(path)?;
@@ -360,6 +361,8 @@ impl RawConfig {
             rms_norm_eps: self.rms_norm_eps,
             rope,
             tied_embeddings: self.tie_word_embeddings.unwrap_or(false),
+            attention_bias: self.attention_bias == Some(true),
+            mlp_bias: self.mlp_bias == Some(true),
             bos_token_id: self.bos_token_id,
             eos_token_ids: self
                 .eos_token_id

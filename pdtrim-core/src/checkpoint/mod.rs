@@ -26,7 +26,7 @@ use burn::tensor::{DType, Device};
 use sha2::{Digest, Sha256};
 
 pub use export::ExportReport;
-pub(crate) use names::{DOWN_PROJ, block_shapes};
+pub(crate) use names::{DOWN_PROJ, DOWN_PROJ_BIAS, O_PROJ_BIAS, block_shapes};
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};

@@ -8,6 +8,10 @@ use crate::config::{Architecture, ModelConfig};
 /// The output layer of a block's MLP, by its path in [`Block`](crate::model::Block).
 pub(crate) const DOWN_PROJ: &str = "mlp.down_proj.weight";
 
+/// The biases of a block's output layers, by their path in [`Block`](crate::model::Block).
+pub(crate) const O_PROJ_BIAS: &str = "self_attn.o_proj.bias";
+pub(crate) const DOWN_PROJ_BIAS: &str = "mlp.down_proj.bias";
+
 /// A weight of the model and how each place spells it.
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
@@ -129,7 +133,7 @@ fn parts(config: &ModelConfig) -> Vec<Part> {
         ),
         part(DOWN_PROJ, "ffn_down.weight", vec![hidden, intermediate]),
     ];
-    if config.architecture.has_qkv_bias() {
+    if config.has_qkv_bias() {
         parts.push(turned(
             "self_attn.q_proj.bias",
             "attn_q.bias",
@@ -143,6 +147,15 @@ fn parts(config: &ModelConfig) -> Vec<Part> {
             config.n_kv_heads,
         ));
         parts.push(part("self_attn.v_proj.bias", "attn_v.bias", vec![kv]));
+    }
+    if config.attention_bias {
+        parts.push(part(O_PROJ_BIAS, "attn_output.bias", vec![hidden]));
+    }
+    if config.mlp_bias {
+        let (gate, up) = ("mlp.gate_proj.bias", "mlp.up_proj.bias");
+        parts.push(part(gate, "ffn_gate.bias", vec![intermediate]));
+        parts.push(part(up, "ffn_up.bias", vec![intermediate]));
+        parts.push(part(DOWN_PROJ_BIAS, "ffn_down.bias", vec![hidden]));
     }
     parts
 }

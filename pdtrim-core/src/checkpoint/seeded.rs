@@ -72,6 +72,8 @@ pub fn shape(name: &str) -> Result<ModelConfig> {
             scaling: RopeScaling::None,
         },
         tied_embeddings,
+        attention_bias: false,
+        mlp_bias: false,
         bos_token_id: None,
         eos_token_ids: Vec::new(),
     })

@@ -22,19 +22,20 @@ pub struct Attention {
     pub v_proj: Projection,
     /// `[hidden, n_heads * head_dim]`.
     pub o_proj: Projection,
-    n_heads: usize,
-    n_kv_heads: usize,
-    head_dim: usize,
+    pub(super) n_heads: usize,
+    pub(super) n_kv_heads: usize,
+    pub(super) head_dim: usize,
 }
 
 impl Attention {
     pub(super) fn init(config: &ModelConfig, device: &Device) -> Self {
-        let bias = config.architecture.has_qkv_bias();
+        let bias = config.has_qkv_bias();
+        let o_bias = config.attention_bias;
         Self {
             q_proj: Projection::init([config.q_size(), config.hidden_size], bias, device),
             k_proj: Projection::init([config.kv_size(), config.hidden_size], bias, device),
             v_proj: Projection::init([config.kv_size(), config.hidden_size], bias, device),
-            o_proj: Projection::init([config.hidden_size, config.q_size()], false, device),
+            o_proj: Projection::init([config.hidden_size, config.q_size()], o_bias, device),
             n_heads: config.n_heads,
             n_kv_heads: config.n_kv_heads,
             head_dim: config.head_dim,
@@ -51,13 +52,25 @@ impl Attention {
         cache: &mut BlockCache,
         start: TokenPosition,
     ) -> Tensor<2> {
+        let mixed = self.mixed(rows, [batch, seq], angles, cache, start);
+        self.o_proj.added_to(mixed, residual)
+    }
+
+    /// What enters the output layer, `[batch * seq, n_heads * head_dim]`.
+    pub(super) fn mixed(
+        &self,
+        rows: &Tensor<2>,
+        [batch, seq]: [usize; 2],
+        angles: &Angles,
+        cache: &mut BlockCache,
+        start: TokenPosition,
+    ) -> Tensor<2> {
         let layers = [&self.q_proj, &self.k_proj, &self.v_proj].map(Projection::layer);
         let [queries, keys, values] = kernels::linear(rows, layers);
         self.append(keys, values, [batch, seq], angles, cache, start);
         let queries = self.rotated_queries(queries, [batch, seq], angles);
         let mixed = kernels::attention(queries, cache.keys(), cache.values());
-        let mixed = mixed.reshape([batch * seq, self.n_heads * self.head_dim]);
-        kernels::linear_add(mixed, self.o_proj.weight.val(), residual)
+        mixed.reshape([batch * seq, self.n_heads * self.head_dim])
     }
 
     /// As [`forward`](Self::forward) for segments, which share the projections only; `angles` has one
@@ -95,7 +108,7 @@ impl Attention {
             let segments = segments.iter_mut().zip(angles).zip(ends);
             segments.map(mix).collect()
         };
-        kernels::linear_add(Tensor::cat(mixed, 0), self.o_proj.weight.val(), residual)
+        self.o_proj.added_to(Tensor::cat(mixed, 0), residual)
     }
 
     pub(super) fn append_kv(

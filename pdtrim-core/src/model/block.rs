@@ -1,12 +1,13 @@
 //! One transformer block: attention and MLP, each behind a norm and added to the residual stream.
 
 use burn::module::Module;
+use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
 
 use super::attention::Attention;
 use super::llama::{Projection, RmsNorm};
 use super::rope::Angles;
-use super::{MlpStep, Segment};
+use super::{MlpStep, OutputInputs, Segment};
 use crate::cache::{BlockCache, TokenPosition};
 use crate::config::ModelConfig;
 use crate::kernels;
@@ -25,23 +26,32 @@ pub struct Mlp {
 impl Mlp {
     fn init(config: &ModelConfig, device: &Device) -> Self {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let bias = config.mlp_bias;
         Self {
-            gate_proj: Projection::init([intermediate, hidden], false, device),
-            up_proj: Projection::init([intermediate, hidden], false, device),
-            down_proj: Projection::init([hidden, intermediate], false, device),
+            gate_proj: Projection::init([intermediate, hidden], bias, device),
+            up_proj: Projection::init([intermediate, hidden], bias, device),
+            down_proj: Projection::init([hidden, intermediate], bias, device),
         }
+    }
+
+    /// What enters the output layer for normed `rows`, `[rows, intermediate]`.
+    pub(super) fn gated(&self, rows: Tensor<2>) -> Tensor<2> {
+        let (gate, up) = (self.gate_proj.layer(), self.up_proj.layer());
+        if gate.1.is_none() && up.1.is_none() {
+            return kernels::gated(rows, gate.0, up.0);
+        }
+        let [gate, up] = kernels::linear(&rows, [gate, up]);
+        silu(gate) * up
     }
 
     /// `residual` plus the MLP of its normed `rows`, `[rows, hidden]` each.
     fn forward(&self, rows: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
-        let gated = kernels::gated(rows, self.gate_proj.weight.val(), self.up_proj.weight.val());
-        kernels::linear_add(gated, self.down_proj.weight.val(), residual)
+        self.down_proj.added_to(self.gated(rows), residual)
     }
 
-    /// The MLP of normed `rows` alone.
+    /// The MLP of normed `rows` alone, without the output layer's bias.
     fn output(&self, rows: Tensor<2>) -> Tensor<2> {
-        let gated = kernels::gated(rows, self.gate_proj.weight.val(), self.up_proj.weight.val());
-        let [output] = kernels::linear(&gated, [self.down_proj.layer()]);
+        let [output] = kernels::linear(&self.gated(rows), [(self.down_proj.weight.val(), None)]);
         output
     }
 }
@@ -95,10 +105,33 @@ impl Block {
         let sizes = hidden.dims();
         let rows = self.attend(hidden, start, angles, cache);
         let normed = self.post_attention_layernorm.forward(rows.clone());
+        let output = self.mlp.output(normed).reshape(sizes);
+        let residual = self.mlp.down_proj.biased(rows);
         MlpStep {
-            residual: rows.reshape(sizes),
-            output: self.mlp.output(normed).reshape(sizes),
+            residual: residual.reshape(sizes),
+            output,
         }
+    }
+
+    /// As [`forward`](Self::forward), with what enters the two output layers.
+    pub(super) fn forward_observed(
+        &self,
+        hidden: Tensor<3>,
+        start: TokenPosition,
+        angles: &Angles,
+        cache: &mut BlockCache,
+    ) -> (Tensor<3>, OutputInputs) {
+        let sizes @ [batch, seq, width] = hidden.dims();
+        let rows = hidden.reshape([batch * seq, width]);
+        let normed = self.input_layernorm.forward(rows.clone());
+        let attention = self
+            .self_attn
+            .mixed(&normed, [batch, seq], angles, cache, start);
+        let rows = self.self_attn.o_proj.added_to(attention.clone(), rows);
+        let normed = self.post_attention_layernorm.forward(rows.clone());
+        let mlp = self.mlp.gated(normed);
+        let out = self.mlp.down_proj.added_to(mlp.clone(), rows);
+        (out.reshape(sizes), OutputInputs { attention, mlp })
     }
 
     /// The residual stream `[batch * seq, hidden]` after attention.

@@ -3,6 +3,7 @@
 mod block_modules;
 mod gradients;
 mod mlp_output;
+mod width;
 
 use std::fmt;
 use std::ops::Deref;
@@ -18,6 +19,7 @@ use crate::block::{BlockId, BlockSet};
 use crate::cache::{BlockCache, TokenPosition};
 use crate::config::ModelConfig;
 use crate::kernels::{self, Layer, TokenScore};
+use crate::width::StageWidths;
 
 /// Root mean square norm: `x / sqrt(mean(x²) + eps) * weight`, over the last axis.
 ///
@@ -72,6 +74,19 @@ impl Projection {
     pub(crate) fn layer(&self) -> Layer {
         (self.weight.val(), self.bias.as_ref().map(Param::val))
     }
+
+    /// `residual` `[rows, out]` plus the product of `rows` `[rows, in]`.
+    pub(super) fn added_to(&self, rows: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+        kernels::linear_add(rows, self.weight.val(), self.biased(residual))
+    }
+
+    /// `residual` `[rows, out]` plus the bias, if there is one.
+    pub(super) fn biased(&self, residual: Tensor<2>) -> Tensor<2> {
+        match &self.bias {
+            Some(bias) => residual + bias.val().unsqueeze(),
+            None => residual,
+        }
+    }
 }
 
 /// The weights of a Llama-family model as a Burn module; its parameter paths are the checkpoint's
@@ -113,6 +128,8 @@ pub struct Llama {
     config: ModelConfig,
     weights: LlamaWeights,
     stream: Option<Arc<BlockStream>>,
+    /// What the blocks do without; the config is the dense model's.
+    widths: Arc<StageWidths>,
     rope: Arc<RopeTable>,
     device: Device,
     dtype: DType,
@@ -176,6 +193,7 @@ impl Llama {
             config,
             weights,
             stream: None,
+            widths: Arc::default(),
             rope,
             device: device.clone(),
             dtype,
@@ -209,26 +227,16 @@ impl Llama {
 
     /// The same model, whose weights in `blocks` ask for gradients: what depends on them runs on Burn's own
     /// operations, which know their derivatives. All other weights are constants and shared.
-    ///
-    /// # Panics
-    ///
-    /// Panics if the model reads its blocks one at a time.
     #[must_use]
     pub fn with_gradients(&self, blocks: &BlockSet) -> Self {
-        assert!(self.stream.is_none(), "a model that holds its blocks");
-        let mut weights = self.weights.clone();
-        for id in blocks.iter() {
-            let layer = &mut weights.layers[id.index()];
-            *layer = layer.clone().map(&mut Follow);
-        }
-        Self {
-            config: self.config.clone(),
-            weights,
-            stream: None,
-            rope: Arc::clone(&self.rope),
-            device: self.device.clone(),
-            dtype: self.dtype,
-        }
+        let blocks = blocks.clone();
+        self.with_changed_blocks(move |id, block| {
+            if blocks.contains(id) {
+                block.map(&mut Follow)
+            } else {
+                block
+            }
+        })
     }
 
     /// The config.
@@ -296,6 +304,11 @@ impl BlockModel for Llama {
 
     fn holds_one_block(&self) -> bool {
         self.stream.is_some()
+    }
+
+    fn kept_groups(&self, id: BlockId) -> Option<Vec<usize>> {
+        let groups = &self.widths.get(&id)?.groups;
+        (!groups.is_empty()).then(|| groups.kept(self.config.n_kv_heads))
     }
 
     fn embed(&self, tokens: Tensor<2, Int>, _start: TokenPosition) -> Tensor<3> {

@@ -12,6 +12,7 @@ mod gradients;
 mod llama;
 mod mlp_output;
 mod rope;
+mod width;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -24,6 +25,8 @@ pub use llama::{Llama, LlamaWeights, Projection, RmsNorm};
 pub use mlp_output::{DownProjs, MlpOutput, MlpStep};
 pub use rope::Angles;
 pub(crate) use rope::llama3_from_factors;
+pub use width::{OutputInputs, OutputLayers, WidthModel};
+pub(crate) use width::{check_groups, hand_groups};
 
 use crate::block::BlockId;
 use crate::cache::{BlockCache, TokenPosition};
@@ -36,7 +39,7 @@ use crate::stage::PerStage;
 pub struct ModelDims {
     /// Number of transformer blocks.
     pub n_blocks: usize,
-    /// Key and value heads.
+    /// Key and value heads; a block may keep fewer ([`BlockModel::kept_groups`]).
     pub n_kv_heads: usize,
     /// Width of one head.
     pub head_dim: usize,
@@ -75,6 +78,12 @@ pub trait BlockModel: Send + Sync {
     /// everything through a block before they go on to the next.
     fn holds_one_block(&self) -> bool {
         false
+    }
+
+    /// The head groups, by their key and value head in the dense model, that block `id` has; `None` = all.
+    fn kept_groups(&self, id: BlockId) -> Option<Vec<usize>> {
+        let _ = id;
+        None
     }
 
     /// Hidden states that enter the first block for `tokens` `[batch, seq]`, whose first column is at `start`.

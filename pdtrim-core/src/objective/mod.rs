@@ -4,12 +4,14 @@
 //! [`CalibrationLoss`] answers it with a model: the mean negative log-likelihood of continuation
 //! tokens under the PD forward pass, or the divergence of their predictions from the dense model's.
 
+mod coupled;
 mod divergence;
 mod loss;
 mod mlp_pass;
 mod profile;
 mod stream;
 mod taylor;
+mod width_pass;
 
 use std::ops::ControlFlow;
 
@@ -17,10 +19,14 @@ use crate::block::BlockSet;
 use crate::error::{Error, Result};
 use crate::stage::PerStage;
 
+pub use coupled::coupled_importance;
 pub use loss::{CalibrationLoss, Rows, TransferCandidate};
 pub use mlp_pass::{MapMlp, MlpPass, StatesAfter};
 pub use profile::{AttentionProfile, PairRedundancy, Redundancy};
 pub use taylor::{TaylorImportance, TaylorPass};
+pub use width_pass::{
+    InputMoments, InputScores, Moments, StageMoments, WidthPass, compensation, fluctuation,
+};
 
 /// Called with a candidate's index and cost as soon as it is known; [`ControlFlow::Break`] stops the rest.
 pub type OnCost<'a> = dyn FnMut(usize, f64) -> ControlFlow<()> + Send + 'a;

@@ -12,7 +12,7 @@ use crate::block::{BlockId, BlockSet};
 use crate::cache::{BlockCache, KvCache, TokenPosition};
 use crate::error::Result;
 use crate::kernels::select_rows;
-use crate::model::{BlockModel, token_tensor};
+use crate::model::{BlockModel, hand_groups, token_tensor};
 use crate::pipeline::CacheTransfer;
 use crate::stage::{Boundary, PerStage};
 
@@ -138,7 +138,8 @@ impl Passage<'_> {
         stream.continuation = Some(self.step_continuation(id, continuation, cache));
     }
 
-    /// Runs (or only projects) the prompt through block `id`; returns the block's keys and values.
+    /// Runs (or only projects) the prompt through block `id`; returns the keys and values of the head groups
+    /// that decode has there.
     pub(super) fn step_prompt(
         &self,
         id: BlockId,
@@ -154,6 +155,7 @@ impl Passage<'_> {
             model.project_kv(id, hidden.clone(), start, &mut cache);
             *prompt = Some(hidden);
         }
+        hand_groups(self.models, id, &mut cache);
         Some(cache)
     }
 

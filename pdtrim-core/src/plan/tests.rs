@@ -22,6 +22,7 @@ fn file(prefill: &[usize], decode: &[usize]) -> PlanFile {
         calibration: None,
         repair_file: None,
         repair_calibration: None,
+        width: None,
         kv: vec![KvGroup {
             blocks: vec![0, 3],
             first: 4,

@@ -28,6 +28,7 @@ impl Llama {
                 ..self.weights.clone()
             },
             stream,
+            widths: Arc::clone(&self.widths),
             rope: Arc::clone(&self.rope),
             device: self.device.clone(),
             dtype: self.dtype,

@@ -1,11 +1,9 @@
 //! Blocks whose weights are variables.
 
-use std::sync::Arc;
-
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Tensor};
 
-use super::{BlockStream, Follow, Llama};
+use super::{Follow, Llama};
 use crate::block::BlockId;
 use crate::model::{Block, BlockGradients, FollowedBlock};
 
@@ -38,39 +36,11 @@ impl BlockGradients for Llama {
         FollowedBlock {
             matrices: matrices.map(|matrix| matrix.weight.val()).into(),
             scales: scales.map(|norm| norm.weight.val()).into(),
-            model: Box::new(self.with_block(id, block)),
-        }
-    }
-}
-
-impl Llama {
-    /// The same model with another block `id`.
-    fn with_block(&self, id: BlockId, block: Block) -> Self {
-        let mut weights = self.weights.clone();
-        let stream = match &self.stream {
-            None => {
-                weights.layers[id.index()] = block;
-                None
-            }
-            Some(stream) => {
-                let stream = Arc::clone(stream);
-                let read = move |at| {
-                    if at == id {
-                        block.clone()
-                    } else {
-                        (*stream.block(at)).clone()
-                    }
-                };
-                Some(Arc::new(BlockStream::new(read)))
-            }
-        };
-        Self {
-            config: self.config.clone(),
-            weights,
-            stream,
-            rope: Arc::clone(&self.rope),
-            device: self.device.clone(),
-            dtype: self.dtype,
+            model: Box::new(self.with_changed_blocks(
+                move |at, own| {
+                    if at == id { block.clone() } else { own }
+                },
+            )),
         }
     }
 }
