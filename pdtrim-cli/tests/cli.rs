@@ -846,6 +846,11 @@ fn bench_search_says_which_blocks_it_chose() {
         5 + 4,
         "two windows are too few to race"
     );
+    let whole = [&words[..], &["--no-prefix-reuse", "--json"]].concat();
+    let whole = place.json(&whole);
+    assert_eq!(whole["blocks"], object["blocks"]);
+    assert_eq!(whole["costs"], object["costs"]);
+    assert_eq!(whole["settings"]["prefix_reuse"], false);
 }
 
 #[test]

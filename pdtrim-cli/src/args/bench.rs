@@ -152,6 +152,9 @@ pub(crate) struct SearchBenchArgs {
     /// Drop candidates early; chance that a removed block is another one because of it. 0 = off.
     #[arg(long, default_value = "0", value_name = "P")]
     pub(crate) race_error: f64,
+    /// Run the whole model for every candidate, as a search does that shares nothing.
+    #[arg(long)]
+    pub(crate) no_prefix_reuse: bool,
 }
 
 #[derive(Args, Debug)]

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
-use pdtrim_core::Boundary;
 use pdtrim_core::model::BlockModel;
-use pdtrim_core::objective::{CalibrationLoss, Rows};
+use pdtrim_core::objective::{CalibrationLoss, Objective, OnCost, OnUnitCosts, Rows};
+use pdtrim_core::{BlockSet, Boundary, PerStage};
 use pdtrim_search::{Ledger, Problem, Racing, Sleb, Step, Strategy, Target};
 use serde_json::json;
 
@@ -24,6 +24,47 @@ struct Searched {
     /// In the order of their removal, with the cost after each.
     chosen: Vec<(usize, Option<f64>)>,
     evaluations: usize,
+}
+
+/// The same costs, with nothing shared between candidates.
+struct OneByOne<'l>(&'l CalibrationLoss<'l>);
+
+impl Objective for OneByOne<'_> {
+    fn depth(&self) -> usize {
+        self.0.depth()
+    }
+
+    fn units(&self) -> usize {
+        self.0.units()
+    }
+
+    fn costs(
+        &self,
+        candidates: &[PerStage<BlockSet>],
+        on_cost: &mut OnCost<'_>,
+    ) -> pdtrim_core::Result<Vec<f64>> {
+        let mut costs = Vec::with_capacity(candidates.len());
+        for (n, candidate) in candidates.iter().enumerate() {
+            let alone = std::slice::from_ref(candidate);
+            costs.extend(self.0.costs(alone, &mut |_, cost| on_cost(n, cost))?);
+        }
+        Ok(costs)
+    }
+
+    fn unit_costs(
+        &self,
+        candidates: &[PerStage<BlockSet>],
+        units: &[usize],
+        on_costs: &mut OnUnitCosts<'_>,
+    ) -> pdtrim_core::Result<Vec<Vec<f64>>> {
+        let mut all = Vec::with_capacity(candidates.len());
+        for (n, candidate) in candidates.iter().enumerate() {
+            let alone = std::slice::from_ref(candidate);
+            let on_costs = &mut |_, costs: &[f64]| on_costs(n, costs);
+            all.extend(self.0.unit_costs(alone, units, on_costs)?);
+        }
+        Ok(all)
+    }
 }
 
 pub(super) fn run(args: &SearchBenchArgs, progress: Progress) -> Result<()> {
@@ -46,7 +87,9 @@ pub(super) fn run(args: &SearchBenchArgs, progress: Progress) -> Result<()> {
         let evaluated = AtomicUsize::new(0);
         let (time, ()) = timed(model.device(), || {
             let loss = CalibrationLoss::new(model, &calibration, Rows::All, Boundary::Prefill);
-            let mut ledger = Ledger::in_memory(&loss);
+            let alone = OneByOne(&loss);
+            let objective: &dyn Objective = if args.no_prefix_reuse { &alone } else { &loss };
+            let mut ledger = Ledger::in_memory(objective);
             sleb.search(&problem, &mut ledger, &mut |event| {
                 step.hear(&event);
                 match event {
@@ -77,6 +120,7 @@ pub(super) fn run(args: &SearchBenchArgs, progress: Progress) -> Result<()> {
     about["count"] = json!(count);
     about["protect_ends"] = json!(protect_ends);
     about["race_error"] = json!(args.race_error);
+    about["prefix_reuse"] = json!(!args.no_prefix_reuse);
     let mut report = BenchReport::new("search", environment, settings(about, rounds), vec![found]);
     report.facts.extend([
         ("blocks".to_owned(), json!(blocks)),
