@@ -14,6 +14,7 @@ mod statistics;
 mod tables;
 mod taylor;
 mod trim;
+mod width;
 
 use std::process::ExitCode;
 

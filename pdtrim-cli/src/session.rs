@@ -307,6 +307,11 @@ impl Repaired {
     pub(crate) fn narrow(widths: &Widths, section: &PlanWidth, model: &Llama) -> Self {
         // The section has the hash of the biases.
         let about = serde_json::to_string(section).unwrap_or_default();
+        Self::narrow_as(widths, &about, model)
+    }
+
+    /// The model in these widths, which follow from what `about` says.
+    pub(crate) fn narrow_as(widths: &Widths, about: &str, model: &Llama) -> Self {
         Self {
             stages: PerStage {
                 prefill: widths.apply(model, Stage::Prefill),

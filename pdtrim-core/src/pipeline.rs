@@ -1,5 +1,5 @@
 //! The PD forward pass: prefill reads the prompt, a [`CacheTransfer`] hands its KV cache over, decode
-//! goes on. METHOD: arXiv:2509.04467v3, with the boundary policies of the engines in use.
+//! goes on. After arXiv:2509.04467v3, with the boundary policies of the engines in use.
 //!
 //! With no block removed and all KV sent, the pass equals one plain forward pass, to rounding.
 

@@ -1,5 +1,5 @@
 //! Repaired weights: what each stage has of its own in the blocks before removed runs, and the file beside
-//! the plan that keeps them (METHOD section 5; arXiv:2509.04467v4 removes blocks without one).
+//! the plan that keeps them (ours; arXiv:2509.04467v4 removes blocks without one).
 //!
 //! The file is a safetensors file of f32 tensors, called `prefill.layers.{l}.` or `decode.layers.{l}.` and the
 //! name that the weight has in its block, `mlp.down_proj.weight` say, where `l` is the block's depth in the

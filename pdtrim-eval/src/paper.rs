@@ -46,7 +46,12 @@ impl Quoted {
             Mode::Unified => (strategy != "pdtrim", "unified"),
             Mode::Pd | Mode::PdKv => (strategy == "pdtrim", "disaggregated"),
         };
-        let method = strategy.split('-').next().unwrap_or(strategy);
+        let first = strategy.split('-').next().unwrap_or(strategy);
+        let method = if self.named(strategy).is_some() {
+            strategy
+        } else {
+            first
+        };
         let named = self.named(&format!("{method}, {setting}"));
         named.or_else(|| own.then(|| self.named(method)).flatten())
     }
@@ -81,6 +86,7 @@ mod tests {
         let found = |strategy, mode| large.average_of(strategy, mode);
         assert_eq!(found("sleb", Mode::Unified), Some(48.42));
         assert_eq!(found("sleb", Mode::Pd), None);
+        assert_eq!(found("llm-pruner", Mode::Unified), Some(56.07));
         assert_eq!(found("shortened-ppl", Mode::Unified), Some(53.66));
         assert_eq!(found("pdtrim", Mode::Pd), Some(62.99));
         assert_eq!(found("pdtrim", Mode::Unified), None);

@@ -3,11 +3,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use pdtrim_core::Boundary;
 use serde::{Deserialize, Serialize};
 
-use super::{ModelArgs, RepairArg, StrategyArg, WindowArgs};
+use super::{ModelArgs, RepairArg, StrategyArg, WidthArg, WindowArgs};
 
 /// Strategies, targets and numbers of removed blocks side by side, on held-out windows and tasks.
 #[derive(Args, Debug)]
@@ -22,9 +23,10 @@ use super::{ModelArgs, RepairArg, StrategyArg, WindowArgs};
 pub(crate) struct CompareArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Strategies, separated by commas [default: all but exact].
+    /// Strategies, separated by commas, or ways to make all blocks narrower, which then remove the same
+    /// share of the blocks' parameters [default: all but exact, flap and llm-pruner].
     #[arg(long, value_enum, value_delimiter = ',')]
-    pub(crate) strategies: Vec<StrategyArg>,
+    pub(crate) strategies: Vec<MethodArg>,
     /// What is searched, separated by commas.
     #[arg(
         long,
@@ -100,6 +102,51 @@ pub(crate) struct CompareArgs {
     pub(crate) json: bool,
 }
 
+/// What a row is about: removed blocks, or narrower ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum MethodArg {
+    Blocks(StrategyArg),
+    Width(WidthArg),
+}
+
+impl MethodArg {
+    /// The strategy that removes blocks, if it is one.
+    pub(crate) fn strategy(self) -> Option<StrategyArg> {
+        match self {
+            Self::Blocks(strategy) => Some(strategy),
+            Self::Width(_) => None,
+        }
+    }
+}
+
+impl ValueEnum for MethodArg {
+    fn value_variants<'a>() -> &'a [Self] {
+        use StrategyArg::{
+            Beam, Exact, Pdtrim, Random, ShortenedPpl, ShortenedTaylor, Shortgpt, Sleb,
+        };
+        &[
+            Self::Blocks(Pdtrim),
+            Self::Blocks(Sleb),
+            Self::Blocks(Beam),
+            Self::Blocks(Exact),
+            Self::Blocks(Shortgpt),
+            Self::Blocks(ShortenedPpl),
+            Self::Blocks(ShortenedTaylor),
+            Self::Blocks(Random),
+            Self::Width(WidthArg::Flap),
+            Self::Width(WidthArg::LlmPruner),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::Blocks(strategy) => strategy.to_possible_value(),
+            Self::Width(width) => width.to_possible_value(),
+        }
+    }
+}
+
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum TargetArg {
@@ -163,6 +210,19 @@ fn share(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_strategy_can_be_compared() {
+        let methods = MethodArg::value_variants();
+        for &strategy in StrategyArg::value_variants() {
+            assert!(methods.contains(&MethodArg::Blocks(strategy)));
+        }
+        for &method in methods {
+            let name = serde_json::to_value(method).unwrap();
+            assert_eq!(name, method.to_possible_value().unwrap().get_name());
+            assert_eq!(serde_json::from_value::<MethodArg>(name).unwrap(), method);
+        }
+    }
 
     #[test]
     fn shards_share_out_the_runs() {

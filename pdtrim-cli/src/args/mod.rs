@@ -23,7 +23,7 @@ pub(crate) use bench::{
     MakeBenchArgs, MeasureArgs, PerplexityBenchArgs, PrefillBenchArgs, SearchBenchArgs, TextArgs,
 };
 pub(crate) use calibrations::CalibrationsArgs;
-pub(crate) use compare::{CompareArgs, TargetArg};
+pub(crate) use compare::{CompareArgs, MethodArg, TargetArg};
 pub(crate) use eval::{BaselineArgs, EvalArgs, GateArgs, ModeArg, ScoreArgs};
 pub(crate) use generate::GenerateArgs;
 pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};

@@ -3,19 +3,14 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Context, Result};
-use pdtrim_core::model::Llama;
-use pdtrim_core::objective::{
-    CalibrationLoss, InputMoments, InputScores, Objective, Rows, StageMoments, WidthPass,
-    compensation, coupled_importance, fluctuation,
-};
-use pdtrim_core::width::{BlockSize, PlanWidth, StageWidths, Widths};
+use pdtrim_core::objective::{CalibrationLoss, Objective, Rows};
+use pdtrim_core::width::{BlockSize, PlanWidth, StageWidths};
 use pdtrim_core::{BlockId, BlockSet, Bytes, PerStage, Stage};
 use pdtrim_eval::page::{Axis, BarChart, BarSeries, Item, Section};
-use pdtrim_search::width::{BlockScores, WidthProblem, WidthStrategy};
 
 use super::Run;
-use crate::args::WidthArg;
 use crate::session::Repaired;
+use crate::width::{WidthJob, WidthTarget};
 
 /// What was made narrower, and what it costs.
 pub(super) struct Width {
@@ -30,11 +25,29 @@ pub(super) struct Width {
 
 /// Makes both stages narrower; `None` if that was not asked for.
 pub(super) fn run(run: &Run, removed: &PerStage<BlockSet>) -> Result<Option<(Width, Repaired)>> {
-    let Some(strategy) = run.config.width.strategy() else {
+    let config = &run.config;
+    let Some(strategy) = config.width.strategy() else {
         return Ok(None);
     };
     let step = run.progress.step("choose widths", 0);
-    let widths = choose(run, removed, strategy.as_ref())?;
+    let ratios = PerStage {
+        prefill: config.prefill_ratio,
+        decode: config.decode_ratio,
+    };
+    let widths = WidthJob {
+        model: &run.session.model,
+        calibration: &run.calibration,
+        removed,
+        boundary: config.boundary,
+        method: config.width,
+        target: if config.unified {
+            WidthTarget::Unified(config.decode_ratio)
+        } else {
+            WidthTarget::Stages(ratios)
+        },
+        compensated: !config.no_compensation,
+    }
+    .choose(strategy.as_ref())?;
     drop(step);
     let size = BlockSize::of(run.session.model.config());
     let file = widths.write_biases(&run.config.out)?;
@@ -52,100 +65,6 @@ pub(super) fn run(run: &Run, removed: &PerStage<BlockSet>) -> Result<Option<(Wid
     };
     run.progress.say(&width.summary());
     Ok(Some((width, narrow)))
-}
-
-fn choose(run: &Run, removed: &PerStage<BlockSet>, strategy: &dyn WidthStrategy) -> Result<Widths> {
-    let (config, model) = (&run.config, &run.session.model);
-    let size = BlockSize::of(model.config());
-    let pass = WidthPass::new(model, &run.calibration, config.boundary);
-    let moments = pass.moments(removed)?;
-    let (moments, ratios) = if config.unified {
-        let moments = PerStage::both(of_both(moments));
-        (moments, PerStage::both(config.decode_ratio))
-    } else {
-        let ratios = PerStage {
-            prefill: config.prefill_ratio,
-            decode: config.decode_ratio,
-        };
-        (moments, ratios)
-    };
-    let scores = if config.width == WidthArg::LlmPruner {
-        importances(run, removed)?
-    } else {
-        PerStage {
-            prefill: fluctuations(model, &moments.prefill),
-            decode: fluctuations(model, &moments.decode),
-        }
-    };
-    let one = |stage: Stage, given: &StageWidths| {
-        strategy.choose(&WidthProblem {
-            scores: scores.of(stage),
-            size,
-            ratio: *ratios.of(stage),
-            given,
-        })
-    };
-    let prefill = one(Stage::Prefill, &StageWidths::new()).context("width of prefill")?;
-    let decode = if config.unified {
-        prefill.clone()
-    } else {
-        one(Stage::Decode, &prefill).context("width of decode")?
-    };
-    let chosen = PerStage { prefill, decode };
-    let biases = |stage| compensation(model, size, moments.of(stage), chosen.of(stage));
-    let compensated = config.width == WidthArg::Flap && !config.no_compensation;
-    Ok(Widths {
-        biases: if compensated {
-            PerStage {
-                prefill: biases(Stage::Prefill),
-                decode: biases(Stage::Decode),
-            }
-        } else {
-            PerStage::default()
-        },
-        removed: chosen,
-    })
-}
-
-/// The moments over the tokens of both stages.
-fn of_both(moments: PerStage<StageMoments>) -> StageMoments {
-    let PerStage { prefill, decode } = moments;
-    let mut both = decode;
-    for (id, prefill) in prefill {
-        let block = both.entry(id).or_insert_with(InputMoments::default);
-        *block = prefill.merged(block);
-    }
-    both
-}
-
-fn fluctuations(model: &Llama, moments: &StageMoments) -> Vec<BlockScores> {
-    let rows = moments.iter();
-    rows.map(|(&block, moments)| row((block, fluctuation(model, block, moments))))
-        .collect()
-}
-
-fn importances(run: &Run, removed: &PerStage<BlockSet>) -> Result<PerStage<Vec<BlockScores>>> {
-    let boundary = run.config.boundary;
-    let table = |stages: &[Stage]| -> Result<Vec<BlockScores>> {
-        let model = &run.session.model;
-        let scores = coupled_importance(model, &run.calibration, boundary, removed, stages)?;
-        Ok(scores.into_iter().map(row).collect())
-    };
-    if run.config.unified {
-        return Ok(PerStage::both(table(&[Stage::Prefill, Stage::Decode])?));
-    }
-    Ok(PerStage {
-        prefill: table(&[Stage::Prefill])?,
-        decode: table(&[Stage::Decode])?,
-    })
-}
-
-fn row((block, scores): (BlockId, InputScores)) -> BlockScores {
-    BlockScores {
-        block,
-        attention: scores.attention,
-        mlp: scores.mlp,
-    }
 }
 
 fn cost(run: &Run, narrow: &Repaired, removed: &PerStage<BlockSet>) -> Result<f64> {

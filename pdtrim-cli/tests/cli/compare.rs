@@ -434,3 +434,52 @@ fn a_repaired_row_stands_beside_the_unrepaired_one() {
     let (_, notes) = run("out");
     assert_eq!(notes.matches("kept from an earlier run").count(), 8);
 }
+
+#[test]
+fn narrower_blocks_stand_beside_fewer() {
+    let place = Place::new();
+    let words = [
+        "compare",
+        "--model",
+        "model",
+        "--strategies",
+        "sleb,flap,llm-pruner",
+        "--targets",
+        "unified,pd",
+        "--counts",
+        "2",
+        "--windows",
+        "2",
+        "--window-tokens",
+        "16",
+        "--seeds",
+        "0,1",
+        "--repairs",
+        "none,linear",
+        "--tasks",
+        "everyday",
+        "--limit",
+        "2",
+        "--out",
+        "out",
+    ];
+    said(&mut place.pdtrim(&words));
+    let found = object(&place, "out");
+    let runs = found["runs"].as_array().unwrap();
+    // A repair has the shapes of whole blocks.
+    assert_eq!(runs.len(), 2 * 2 * (2 + 1 + 1));
+    for run in runs.iter().filter(|run| run["strategy"] != "sleb") {
+        let one = &run["outcome"]["found"];
+        assert_eq!(one["removed"]["decode"], json!([]));
+        let width = |stage: &str| one["width"][stage].as_f64().unwrap() / 5.0 / 7680.0;
+        let prefill = if run["target"] == "unified" { 0.4 } else { 0.2 };
+        // Whole channels, beside heads that are a ninth of a block and more.
+        assert!((width("decode") - 0.4).abs() < 0.08, "{run}");
+        assert!((width("prefill") - prefill).abs() < 0.08, "{run}");
+        let saved = one["saved"]["decode_weight_bytes"]["share"]
+            .as_f64()
+            .unwrap();
+        assert!(saved > 0.2 && saved < 0.4, "{run}");
+        assert!(one["held_out"]["rise"].as_f64().unwrap() != 0.0);
+    }
+}

@@ -9,7 +9,7 @@ use pdtrim_core::{Boundary, PerStage};
 use pdtrim_eval::Mode;
 use serde::{Deserialize, Serialize};
 
-use crate::args::{CompareArgs, RepairArg, StrategyArg, TargetArg, TrimConfig};
+use crate::args::{CompareArgs, MethodArg, RepairArg, StrategyArg, TargetArg, TrimConfig};
 use crate::session::Session;
 
 /// Everything that every run depends on, and the lists whose combinations are run.
@@ -21,7 +21,7 @@ pub(super) struct Configuration {
     pub(super) dtype: String,
     /// Without its number: shards may run on several devices of a kind.
     pub(super) device: String,
-    pub(super) strategies: Vec<StrategyArg>,
+    pub(super) strategies: Vec<MethodArg>,
     pub(super) targets: Vec<TargetArg>,
     pub(super) counts: Vec<usize>,
     pub(super) prefill_share: f64,
@@ -55,7 +55,8 @@ impl Configuration {
     ) -> Result<Self> {
         // `exact` refuses any model of ordinary depth: only where it is asked for.
         let all = StrategyArg::value_variants().iter().copied();
-        let all: Vec<StrategyArg> = all.filter(|&kind| kind != StrategyArg::Exact).collect();
+        let all = all.filter(|&kind| kind != StrategyArg::Exact);
+        let all: Vec<MethodArg> = all.map(MethodArg::Blocks).collect();
         let strategies = match &args.strategies[..] {
             [] => &all,
             named => named,
@@ -91,10 +92,10 @@ impl Configuration {
         })
     }
 
-    /// What a job's strategy is told.
-    pub(super) fn strategy(&self, job: Job) -> TrimConfig {
+    /// What the strategy of a job that removes blocks is told.
+    pub(super) fn told(&self, job: Job, strategy: StrategyArg) -> TrimConfig {
         TrimConfig {
-            strategy: job.row.strategy,
+            strategy,
             race_error: self.race_error,
             anneal_steps: self.anneal_steps,
             validation_windows: self.validation_windows,
@@ -136,9 +137,11 @@ impl Configuration {
         rows
     }
 
-    fn repairs(&self, strategy: StrategyArg, repair: RepairArg) -> bool {
+    /// A repair has the shapes of whole blocks.
+    fn repairs(&self, method: MethodArg, repair: RepairArg) -> bool {
         let repaired = &self.repair_strategies;
-        repair == RepairArg::None || repaired.is_empty() || repaired.contains(&strategy)
+        let is_repaired = |strategy| repaired.is_empty() || repaired.contains(&strategy);
+        repair.is_none() || method.strategy().is_some_and(is_repaired)
     }
 
     /// Every run: the seeds of a row one after the other.
@@ -151,9 +154,9 @@ impl Configuration {
 /// What a row of the table is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Row {
-    pub(super) strategy: StrategyArg,
+    pub(super) strategy: MethodArg,
     pub(super) target: TargetArg,
-    /// Blocks to remove.
+    /// Blocks to remove, or as large a share of all blocks' parameters.
     pub(super) counts: PerStage<usize>,
     #[serde(default, skip_serializing_if = "RepairArg::is_none")]
     pub(super) repair: RepairArg,

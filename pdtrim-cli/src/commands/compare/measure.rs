@@ -15,8 +15,9 @@ use pdtrim_search::{CostChange, Ledger};
 use serde_json::json;
 
 use super::config::{Configuration, Job};
-use super::report::{Dense, Found, Saved, Saving};
-use crate::args::ValidationLedger;
+use super::repair::RepairCost;
+use super::report::{Dense, Found, Saved, Saving, SearchCost};
+use crate::args::{MethodArg, ValidationLedger};
 use crate::commands::bench::Stages;
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
@@ -46,6 +47,17 @@ pub(super) struct Comparison<'a> {
     pub(super) baseline: OnceCell<Baseline>,
     /// Seconds that a pass took which an earlier search had made for this one too.
     pub(super) passes_before: Cell<f64>,
+}
+
+/// What a run makes of the model.
+pub(super) struct Trimmed {
+    pub(super) removed: PerStage<BlockSet>,
+    /// The stages' models.
+    pub(super) repaired: Repaired,
+    pub(super) search: SearchCost,
+    pub(super) repair: Option<RepairCost>,
+    /// Parameters that narrower blocks do without.
+    pub(super) width: Option<PerStage<usize>>,
 }
 
 /// The dense model on what every run is measured on.
@@ -88,8 +100,13 @@ impl<'a> Comparison<'a> {
     }
 
     fn measure(&self, job: Job, set: &CalibrationSet) -> Result<Found> {
-        let (removed, search) = self.search(job.unrepaired(), set)?;
-        let (repaired, repair) = self.repair(job, set, &removed)?;
+        let Trimmed {
+            removed,
+            repaired,
+            search,
+            repair,
+            width,
+        } = self.trim(job, set)?;
         let models = repaired.models(self.session);
         let dense = PerStage::dense(self.session.depth());
         let baseline = self.baseline()?;
@@ -106,11 +123,29 @@ impl<'a> Comparison<'a> {
             calibration: set.about.clone(),
             on_calibration: CostChange::paired(&before, &after),
             held_out: CostChange::paired(&baseline.losses, &held_out),
-            saved: self.saved(&removed)?,
+            saved: self.saved(&removed, width)?,
             search,
             repair,
+            width,
             tasks: TaskScore::of(&results, Some(&baseline.results)),
         })
+    }
+
+    fn trim(&self, job: Job, set: &CalibrationSet) -> Result<Trimmed> {
+        match job.row.strategy {
+            MethodArg::Blocks(strategy) => {
+                let (removed, search) = self.search((job.unrepaired(), strategy), set)?;
+                let (repaired, repair) = self.repair(job, set, &removed)?;
+                Ok(Trimmed {
+                    removed,
+                    repaired,
+                    search,
+                    repair,
+                    width: None,
+                })
+            }
+            MethodArg::Width(method) => self.narrow(job, method, set),
+        }
     }
 
     fn loss<'s>(
@@ -141,7 +176,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// The work that the removed blocks were, for a prompt as long as a window's and a step of decode.
-    fn saved(&self, removed: &PerStage<BlockSet>) -> Result<Saved> {
+    fn saved(&self, removed: &PerStage<BlockSet>, width: Option<PerStage<usize>>) -> Result<Saved> {
         let prompt = self.held_out.calibration.prompt_tokens();
         let work = |removed: PerStage<BlockSet>| -> Result<(f64, f64)> {
             let model = &self.session.model;
@@ -153,7 +188,13 @@ impl<'a> Comparison<'a> {
             Ok((stages.first_token(prompt, 1, 0).flops, step.weight_bytes))
         };
         let (flops, bytes) = work(PerStage::dense(self.session.depth()))?;
-        let (flops_left, bytes_left) = work(removed.clone())?;
+        let (mut flops_left, mut bytes_left) = work(removed.clone())?;
+        if let Some(width) = width {
+            // A multiplication and an addition for each parameter and token; attention's own products
+            // and the logits stay.
+            flops_left -= 2.0 * width.prefill as f64 * prompt as f64;
+            bytes_left -= width.decode as f64 * self.session.dtype.size() as f64;
+        }
         let saving = |of: f64, left: f64| Saving {
             amount: of - left,
             share: 1.0 - left / of,

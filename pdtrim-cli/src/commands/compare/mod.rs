@@ -9,6 +9,7 @@ mod repair;
 mod report;
 mod search;
 mod table;
+mod width;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use pdtrim_core::objective::{CalibrationLoss, Rows};
 use pdtrim_search::calibration::{CalibrationSet, Corpus, Part, WindowDraw};
 
 use super::load_all;
-use crate::args::{CompareArgs, StrategyArg};
+use crate::args::{CompareArgs, MethodArg, StrategyArg};
 use crate::progress::Progress;
 use crate::repair::RepairSettings;
 use crate::run_folder::RunFolder;
@@ -29,6 +30,8 @@ use crate::{calibration, output, tables};
 use config::{Configuration, Job};
 use measure::Comparison;
 use report::{Measured, Outcome, Report, Run};
+
+const PDTRIM: MethodArg = MethodArg::Blocks(StrategyArg::Pdtrim);
 
 pub(crate) fn run(args: &CompareArgs, progress: Progress) -> Result<()> {
     let (folder, measured) = if args.merge.is_empty() {
@@ -91,7 +94,7 @@ fn measure(args: &CompareArgs, progress: Progress) -> Result<(RunFolder, Measure
         losses.insert(seed, loss);
     }
     let more = args.validation_windows;
-    let validates = more > 0 && configuration.strategies.contains(&StrategyArg::Pdtrim);
+    let validates = more > 0 && configuration.strategies.contains(&PDTRIM);
     let mut validation_windows = BTreeMap::new();
     for (&seed, set) in by_seed.iter().filter(|_| validates) {
         let wanted = args.windows.draw(seed);

@@ -7,7 +7,7 @@ use pdtrim_eval::page::{
 use super::config::{Configuration, name};
 use super::report::{Report, Summary};
 use super::table::{columns_explained, table};
-use crate::args::{RepairArg, StrategyArg, TargetArg};
+use crate::args::{MethodArg, RepairArg, TargetArg};
 
 pub(super) fn page(report: &Report) -> Page {
     let configuration = &report.measured.configuration;
@@ -80,7 +80,7 @@ fn facts(configuration: &Configuration) -> Vec<(String, String)> {
 fn losses(report: &Report) -> Section {
     let configuration = &report.measured.configuration;
     let charts = configuration.targets.iter().map(|&target| {
-        let line = |&strategy: &StrategyArg| {
+        let line = |&strategy: &MethodArg| {
             let points = rows(report, strategy, target)
                 .filter_map(|row| Some((row.row.counts.decode as f64, row.held_out_loss?.mean)));
             LineSeries::new(name(strategy), points)
@@ -149,11 +149,7 @@ fn loss_chart(report: &Report, title: String, x: Axis, mut series: Vec<LineSerie
 }
 
 /// A row of a strategy and target for each count, without a repair where it has several.
-fn rows(
-    report: &Report,
-    strategy: StrategyArg,
-    target: TargetArg,
-) -> impl Iterator<Item = &Summary> {
+fn rows(report: &Report, strategy: MethodArg, target: TargetArg) -> impl Iterator<Item = &Summary> {
     let repair = report.measured.configuration.repairs.iter().copied();
     let repair = repair.min_by_key(|repair| !repair.is_none());
     let repair = repair.unwrap_or_default();
@@ -162,7 +158,7 @@ fn rows(
 
 fn repaired_rows(
     report: &Report,
-    strategy: StrategyArg,
+    strategy: MethodArg,
     target: TargetArg,
     repair: RepairArg,
 ) -> impl Iterator<Item = &Summary> {

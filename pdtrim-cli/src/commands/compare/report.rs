@@ -55,6 +55,9 @@ pub(super) struct Found {
     pub(super) search: SearchCost,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) repair: Option<RepairCost>,
+    /// Parameters that each stage's narrower blocks do without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) width: Option<PerStage<usize>>,
     pub(super) tasks: Vec<TaskScore>,
 }
 

@@ -25,7 +25,7 @@ impl<'a> Comparison<'a> {
     /// measure; each is charged for all that it asks for.
     pub(super) fn search(
         &self,
-        job: Job,
+        (job, kind): (Job, StrategyArg),
         set: &CalibrationSet,
     ) -> Result<(PerStage<BlockSet>, SearchCost)> {
         let depth = self.session.depth();
@@ -40,8 +40,8 @@ impl<'a> Comparison<'a> {
             };
             return Ok((removed, cost));
         }
-        let validation = self.validation_ledger(job, set)?;
-        let strategy = self.configuration.strategy(job);
+        let validation = self.validation_ledger((job.seed, kind), set)?;
+        let strategy = self.configuration.told(job, kind);
         let strategy = strategy.search_strategy(validation.clone())?;
         let loss = self.loss_of(job.seed)?;
         let mut ledgers = self.ledgers.borrow_mut();
@@ -101,22 +101,22 @@ impl<'a> Comparison<'a> {
     /// For `pdtrim`, if it is to decide on more windows.
     fn validation_ledger(
         &self,
-        job: Job,
+        (seed, kind): (u64, StrategyArg),
         set: &CalibrationSet,
     ) -> Result<Option<ValidationLedger<'a>>> {
-        if job.row.strategy != StrategyArg::Pdtrim {
+        if kind != StrategyArg::Pdtrim {
             return Ok(None);
         }
-        let Some(loss) = self.validation.get(&job.seed) else {
+        let Some(loss) = self.validation.get(&seed) else {
             return Ok(None);
         };
         let mut ledgers = self.validation_ledgers.borrow_mut();
-        if let Some(ledger) = ledgers.get(&job.seed) {
+        if let Some(ledger) = ledgers.get(&seed) {
             return Ok(Some(Arc::clone(ledger)));
         }
-        let ledger = self.resume("validation", loss, job.seed, set)?;
+        let ledger = self.resume("validation", loss, seed, set)?;
         let ledger = Arc::new(Mutex::new(ledger));
-        ledgers.insert(job.seed, Arc::clone(&ledger));
+        ledgers.insert(seed, Arc::clone(&ledger));
         Ok(Some(ledger))
     }
 

@@ -31,9 +31,9 @@ use train::{Goal, Trainee};
 /// weights stay.
 ///
 /// Prefill is trained on whole windows, decode on the continuations, on the keys and values of the
-/// repaired prefill. Weights that make keys and values stay as they are (METHOD section 4). The learning
-/// rate rises linearly over the first tenth of the steps and then falls as a cosine; gradients are
-/// clipped to a norm of 1, tensor by tensor.
+/// repaired prefill. Weights that make keys and values stay as they are: decode attends to what prefill
+/// computed with the ones that it has. The learning rate rises linearly over the first tenth of the
+/// steps and then falls as a cosine; gradients are clipped to a norm of 1, tensor by tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DistillRepair {
     /// Steps of training on each run.
