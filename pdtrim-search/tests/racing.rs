@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/journal.rs"]
+mod journal;
+
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use journal::untimed;
 use pdtrim_core::objective::{
     Calibration, CalibrationLoss, Objective, OnCost, OnUnitCosts, Rows, mean_cost,
 };
@@ -249,13 +253,6 @@ fn ties_are_evaluated_to_the_end_and_go_to_the_lowest_block() {
 /// A race that drops some candidates in each round.
 fn close_race() -> Windows {
     Windows::new(Normal(AtomicU64::new(11)).table(7, 20, 1.5))
-}
-
-/// A journal's lines but for the seconds.
-fn untimed(journal: &[u8]) -> Vec<String> {
-    let lines = std::str::from_utf8(journal).unwrap().lines();
-    let untimed = |line: &str| line.split(",\"seconds\"").next().unwrap().to_owned();
-    lines.map(untimed).collect()
 }
 
 #[test]
