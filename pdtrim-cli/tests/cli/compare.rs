@@ -349,7 +349,9 @@ fn windows_that_pdtrim_decides_on_count_as_its_search() {
             "--out",
             out,
         ];
-        said(&mut place.pdtrim(&[&few[..], more].concat()));
+        let (table, _) = said(&mut place.pdtrim(&[&few[..], more].concat()));
+        let is_told = table.contains("decides on 4 windows beside");
+        assert_eq!(is_told, !more.is_empty(), "{table}");
         let object = object(&place, out);
         let evaluations = object["runs"].as_array().unwrap().iter().map(|run| {
             let search = &run["outcome"]["found"]["search"];

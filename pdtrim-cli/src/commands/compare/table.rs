@@ -138,6 +138,11 @@ pub(super) fn columns_explained(report: &Report) -> String {
          windows, in a search.",
         held_out.windows, held_out.window_tokens, held_out.source, held_out.prompt_tokens
     );
+    if configuration.validation_windows > 0 {
+        let more = configuration.validation_windows;
+        let line = format!(" pdtrim decides on {more} windows beside the calibration windows.");
+        text.push_str(&line);
+    }
     if Shown::of(report).paper {
         text.push_str(" The paper's averages (arXiv:2509.04467) are quoted, at its own counts.");
     }
