@@ -36,6 +36,14 @@ impl Target {
         }
     }
 
+    /// The searched one of the two stages' sets.
+    pub(crate) fn searched<'s>(&self, stages: &'s PerStage<BlockSet>) -> &'s BlockSet {
+        match self {
+            Self::Prefill => &stages.prefill,
+            Self::Decode { .. } | Self::Unified => &stages.decode,
+        }
+    }
+
     /// Blocks that are in the set from the start.
     fn given(&self, depth: usize) -> BlockSet {
         match self {

@@ -1,9 +1,10 @@
 //! Racing: candidates that cannot win any more are not evaluated to the end.
 
-use pdtrim_core::objective::COST_RESOLUTION;
-use pdtrim_core::{BlockSet, PerStage};
-use statrs::distribution::{ContinuousCDF, StudentsT};
+mod margin;
 
+use pdtrim_core::{BlockSet, PerStage};
+
+use self::margin::Margin;
 use crate::draw::shuffled;
 use crate::error::{Error, Result};
 use crate::ledger::{Evaluation, Ledger};
@@ -19,12 +20,18 @@ const FIRST_ROUND: usize = 4;
 /// what a window costs does not depend on the windows that run with it, as on the CPU; else up to
 /// rounding.
 ///
-/// After a round of n units a candidate is dropped if some other one in the race is cheaper beyond
+/// After a round of n units a candidate is dropped if the one that looks cheapest is cheaper beyond
 /// doubt: if d, the mean over these units of the difference between the two, and s, the differences'
-/// standard deviation, give d - t s / √n √(1 - n / N) > [`COST_RESOLUTION`]. The last factor is there
-/// because the units are drawn without replacement from the N that decide. t is the quantile of
-/// Student's distribution with n - 1 degrees of freedom that is exceeded with probability
-/// error / ((K - 1) R), R being the number of rounds after which candidates are dropped.
+/// standard deviation, give d - t s / √n √(1 - n / N) >
+/// [`COST_RESOLUTION`](pdtrim_core::objective::COST_RESOLUTION). The last factor is there because the
+/// units are drawn without replacement from the N that decide. t is the quantile of Student's distribution
+/// with n - 1 degrees of freedom that is exceeded with probability error / ((K - 1) R), R being the number
+/// of rounds after which candidates are dropped.
+///
+/// From a few units, s is hardly known, and t is large. But the candidates of a race scatter alike: so
+/// from eight differences on, s² is the mean of its own estimate and of what all of them have in common,
+/// weighted by their degrees of freedom, which then count for t as well (the moderated t of Smyth 2004,
+/// doi:10.2202/1544-6115.1027: a scaled inverse chi-squared distribution is fitted to the variances).
 ///
 /// # What the error probability means
 ///
@@ -33,8 +40,9 @@ const FIRST_ROUND: usize = 4;
 /// of the K - 1 others seems cheaper after one of the R rounds, so that the probabilities of these
 /// (K - 1) R events add up to at most the error. It is assumed that the mean of n paired differences,
 /// divided by its estimated standard error, follows Student's distribution, as it does where
-/// differences are normal; few units or heavy tails make that an approximation. Several races, one
-/// for each removed block say, err with at most the sum of their probabilities.
+/// differences are normal and their variances are drawn as stated; few units or heavy tails make that
+/// an approximation. Several races, one for each removed block say, err with at most the sum of their
+/// probabilities.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Racing {
     error: f64,
@@ -71,17 +79,45 @@ impl Racing {
         on_units: &mut (dyn FnMut(usize, Option<&Evaluation>) + Send),
     ) -> Result<Vec<Option<f64>>> {
         ledger.ask(candidates);
+        let runners = candidates
+            .iter()
+            .map(|candidate| Runner::new(candidate, 0.0));
+        self.run(runners.collect(), ledger, on_units)?;
+        Ok(candidates
+            .iter()
+            .map(|candidate| ledger.cost(candidate))
+            .collect())
+    }
+
+    /// The cost of `challenger`; `None` if it is dearer than `incumbent` by more than `by` beyond doubt.
+    /// `on_units` as in [`Ledger::unit_costs`].
+    pub(crate) fn challenge(
+        &self,
+        (challenger, incumbent): (&PerStage<BlockSet>, &PerStage<BlockSet>),
+        by: f64,
+        ledger: &mut Ledger<'_>,
+        on_units: &mut (dyn FnMut(usize, Option<&Evaluation>) + Send),
+    ) -> Result<Option<f64>> {
+        ledger.ask(std::slice::from_ref(challenger));
+        let runners = vec![Runner::new(challenger, 0.0), Runner::new(incumbent, by)];
+        self.run(runners, ledger, on_units)?;
+        Ok(ledger.cost(challenger))
+    }
+
+    /// Lets them run until all units are seen, dropping those that cannot win any more.
+    fn run(
+        &self,
+        mut runners: Vec<Runner<'_>>,
+        ledger: &mut Ledger<'_>,
+        on_units: &mut (dyn FnMut(usize, Option<&Evaluation>) + Send),
+    ) -> Result<()> {
         let units = ledger.units();
         let rounds = rounds(units);
         let order = shuffled(units, self.seed);
-        let tests = candidates.len().saturating_sub(1) * (rounds.len() - 1);
+        let tests = runners.len().saturating_sub(1) * (rounds.len() - 1);
         // Above one half, a cheaper candidate would count as dearer.
         let level = (self.error / tests.max(1) as f64).min(0.5);
-        let mut runners: Vec<Runner<'_>> = candidates
-            .iter()
-            .filter(|candidate| ledger.can_race(candidate))
-            .map(Runner::new)
-            .collect();
+        runners.retain(|runner| ledger.can_race(runner.candidate));
         let mut seen = 0;
         for end in rounds {
             // In the windows' own order, the same for every race of a search: prefill's side of a
@@ -95,36 +131,31 @@ impl Racing {
                 .collect();
             let costs = ledger.unit_costs(&asked, &drawn, on_units)?;
             for (runner, costs) in runners.iter_mut().zip(costs) {
+                let costs = costs.into_iter().map(|cost| cost + runner.handicap);
                 runner.costs.extend(costs);
             }
             if seen < units {
-                let margin = Margin::new(level, seen, units);
-                let is_beaten = |runner: &Runner<'_>| {
-                    let mut others = runners.iter();
-                    others.any(|other| margin.is_dearer(&runner.costs, &other.costs))
-                };
-                let beaten: Vec<bool> = runners.iter().map(is_beaten).collect();
-                let mut beaten = beaten.into_iter();
-                runners.retain(|_| beaten.next() == Some(false));
+                let costs: Vec<&[f64]> = runners.iter().map(|runner| &runner.costs[..]).collect();
+                let mut dearer = Margin::new(level, seen, units).dearer(&costs).into_iter();
+                runners.retain(|_| dearer.next() == Some(false));
             }
         }
-        Ok(candidates
-            .iter()
-            .map(|candidate| ledger.cost(candidate))
-            .collect())
+        Ok(())
     }
 }
 
-/// A candidate that can still win, and its costs on the units drawn so far.
+/// A candidate that can still win, and its costs on the units drawn so far, each with the handicap.
 struct Runner<'c> {
     candidate: &'c PerStage<BlockSet>,
+    handicap: f64,
     costs: Vec<f64>,
 }
 
 impl<'c> Runner<'c> {
-    fn new(candidate: &'c PerStage<BlockSet>) -> Self {
+    fn new(candidate: &'c PerStage<BlockSet>, handicap: f64) -> Self {
         Self {
             candidate,
+            handicap,
             costs: Vec::new(),
         }
     }
@@ -139,34 +170,6 @@ fn rounds(units: usize) -> Vec<usize> {
     rounds
 }
 
-/// The bound that a mean difference over `seen` of `units` has to exceed, in standard deviations.
-struct Margin {
-    deviations: f64,
-}
-
-impl Margin {
-    fn new(level: f64, seen: usize, units: usize) -> Self {
-        let (n, all) = (seen as f64, units as f64);
-        let student = StudentsT::new(0.0, 1.0, n - 1.0).expect("rounds see more than one unit");
-        let quantile = -student.inverse_cdf(level);
-        Self {
-            deviations: quantile * ((1.0 - n / all) / n).sqrt(),
-        }
-    }
-
-    /// Whether `costs` are higher than `other` beyond doubt.
-    fn is_dearer(&self, costs: &[f64], other: &[f64]) -> bool {
-        let n = costs.len() as f64;
-        let differences = costs.iter().zip(other).map(|(cost, other)| cost - other);
-        let mean = differences.clone().sum::<f64>() / n;
-        let squares: f64 = differences
-            .map(|difference| (difference - mean).powi(2))
-            .sum();
-        let deviation = (squares / (n - 1.0)).sqrt();
-        mean - self.deviations * deviation > COST_RESOLUTION
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,28 +181,6 @@ mod tests {
         assert_eq!(rounds(5), [4, 5]);
         assert_eq!(rounds(4), [4]);
         assert_eq!(rounds(1), [1]);
-    }
-
-    #[test]
-    fn the_margin_is_students_t_with_the_correction_for_a_finite_population() {
-        // t(0.975, 4) = 2.776445, from a table; 5 of 10 units.
-        let margin = Margin::new(0.025, 5, 10);
-        assert!((margin.deviations - 2.776_445 * (0.5_f64 / 5.0).sqrt()).abs() < 1e-5);
-        // Differences 1, 2, 3, 4, 5: mean 3, standard deviation 1.58, so 3 - 1.39 is above 0.
-        let costs = [1.0, 2.0, 3.0, 4.0, 5.0];
-        assert!(margin.is_dearer(&costs, &[0.0; 5]));
-        assert!(!margin.is_dearer(&[0.0; 5], &costs));
-        // Differences -1, 0, 1, 2, 3: mean 1.
-        assert!(!margin.is_dearer(&costs, &[2.0; 5]));
-    }
-
-    #[test]
-    fn equal_costs_are_never_told_apart() {
-        let margin = Margin::new(0.5, 4, 8);
-        assert!(!margin.is_dearer(&[1.0; 4], &[1.0; 4]));
-        // Less than the resolution of costs is a tie, too.
-        assert!(!margin.is_dearer(&[1.000_000_5; 4], &[1.0; 4]));
-        assert!(margin.is_dearer(&[1.000_01; 4], &[1.0; 4]));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A whole search: blocks for prefill, then blocks for decode with prefill's fixed.
+//! A whole search: blocks for prefill and blocks for decode.
 
 use pdtrim_core::{BlockSet, PerStage, Stage};
 
@@ -23,8 +23,7 @@ pub struct StageProblem<'r> {
 }
 
 impl StageProblem<'_> {
-    /// The blocks that `strategy` chooses for prefill with D = ∅, then for decode, and then for both if
-    /// it can.
+    /// The blocks that `strategy` chooses.
     ///
     /// # Errors
     ///
@@ -37,19 +36,48 @@ impl StageProblem<'_> {
         on_step: &mut (dyn FnMut(Stage, Step) + Send),
     ) -> Result<PerStage<BlockSet>> {
         self.check(strategy)?;
-        let problem = self.problem(Target::Prefill, Stage::Prefill)?;
+        strategy.search_stages(self, ledger, on_step)
+    }
+
+    /// The blocks that `strategy` chooses for prefill with D = ∅, then for decode with prefill's fixed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Strategy::search`].
+    pub fn one_after_the_other<S: Strategy + ?Sized>(
+        &self,
+        strategy: &S,
+        ledger: &mut Ledger<'_>,
+        on_step: &mut (dyn FnMut(Stage, Step) + Send),
+    ) -> Result<PerStage<BlockSet>> {
+        let problem = self.of_prefill()?;
         let prefill =
             strategy.search(&problem, ledger, &mut |step| on_step(Stage::Prefill, step))?;
+        let problem = self.of_decode(&prefill)?;
+        let decode = strategy.search(&problem, ledger, &mut |step| on_step(Stage::Decode, step))?;
+        Ok(PerStage { prefill, decode })
+    }
+
+    /// Prefill's problem, with D = ∅.
+    ///
+    /// # Errors
+    ///
+    /// As [`Problem::new`].
+    pub fn of_prefill(&self) -> Result<Problem> {
+        self.problem(Target::Prefill, Stage::Prefill)
+    }
+
+    /// Decode's problem where prefill is without these blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Problem::new`].
+    pub fn of_decode(&self, prefill: &BlockSet) -> Result<Problem> {
         let target = Target::Decode {
             prefill: prefill.clone(),
             nested: self.nested,
         };
-        let problem = self.problem(target, Stage::Decode)?;
-        let decode = strategy.search(&problem, ledger, &mut |step| on_step(Stage::Decode, step))?;
-        let found = PerStage { prefill, decode };
-        strategy.refine(self, found, ledger, &mut |step| {
-            on_step(Stage::Decode, step);
-        })
+        self.problem(target, Stage::Decode)
     }
 
     /// Refuses what cannot be searched with `strategy`; decode with as many given blocks as prefill
@@ -59,11 +87,12 @@ impl StageProblem<'_> {
     ///
     /// What [`Problem::new`] and [`Strategy::check`] refuse, for either stage.
     pub fn check(&self, strategy: &dyn Strategy) -> Result<()> {
-        strategy.check(&self.problem(Target::Prefill, Stage::Prefill)?)?;
+        strategy.check(&self.of_prefill()?)?;
         strategy.check(&self.decode_like()?)
     }
 
-    fn problem(&self, target: Target, stage: Stage) -> Result<Problem> {
+    /// To remove what is asked of `stage`.
+    pub(crate) fn problem(&self, target: Target, stage: Stage) -> Result<Problem> {
         let (redundancy, count) = (self.redundancy.of(stage), *self.counts.of(stage));
         let problem = Problem::new(target, redundancy, count, self.protect_ends)?;
         match self.importance {
@@ -79,11 +108,7 @@ impl StageProblem<'_> {
         let given = (from..)
             .take(self.counts.prefill)
             .take_while(|&block| block < depth);
-        let target = Target::Decode {
-            prefill: BlockSet::from_indices(depth, given)?,
-            nested: self.nested,
-        };
-        self.problem(target, Stage::Decode)
+        self.of_decode(&BlockSet::from_indices(depth, given)?)
     }
 }
 

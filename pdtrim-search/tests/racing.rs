@@ -16,7 +16,9 @@ use pdtrim_core::objective::{
 };
 use pdtrim_core::testing::TinyModel;
 use pdtrim_core::{BlockSet, Boundary, Error as CoreError, PerStage};
-use pdtrim_search::{Error, Ledger, Problem, Racing, Sleb, Step, Strategy, Target, Toy};
+use pdtrim_search::{
+    Annealing, Error, Ledger, PdTrim, Problem, Racing, Sleb, Step, Strategy, Target, Toy,
+};
 use proptest::prelude::*;
 
 /// Each removed block costs a fixed amount on each window.
@@ -155,12 +157,18 @@ impl Normal {
 
     /// Costs `[block][window]`: blocks that differ by `spread`, windows that differ much more, noise of 1.
     fn table(&self, blocks: usize, windows: usize, spread: f64) -> Vec<Vec<f64>> {
+        self.noisy_table(&vec![1.0; blocks], windows, spread)
+    }
+
+    /// The same with a noise for each block.
+    fn noisy_table(&self, noise: &[f64], windows: usize, spread: f64) -> Vec<Vec<f64>> {
         let hard: Vec<f64> = (0..windows).map(|_| 10.0 * self.draw()).collect();
-        let block = |_| {
+        let block = |noise: &f64| {
             let level = spread * self.draw();
-            hard.iter().map(|hard| hard + level + self.draw()).collect()
+            let cost = |hard: &f64| hard + level + noise * self.draw();
+            hard.iter().map(cost).collect()
         };
-        (0..blocks).map(block).collect()
+        noise.iter().map(block).collect()
     }
 }
 
@@ -168,10 +176,16 @@ impl Normal {
 fn the_choice_is_another_one_less_often_than_stated() {
     let (error, repeats) = (0.1, 1000);
     let normal = Normal(AtomicU64::new(1));
-    for (windows, spread) in [(8, 0.5), (24, 0.3), (64, 0.2)] {
+    // Ten blocks share what is known of their noise; five are told apart by their own alone.
+    let alike = vec![1.0; 10];
+    let unlike = (0..10).map(|n| 0.5 * f64::from(1 << (n % 3))).collect();
+    let few = vec![1.0; 5];
+    let cases = [alike, unlike, few]
+        .map(|noise| [(8, 0.5), (24, 0.3), (64, 0.2)].map(|case| (noise.clone(), case)));
+    for (noise, (windows, spread)) in cases.into_iter().flatten() {
         let (mut wrong, mut evaluated, mut all) = (0, 0, 0);
         for _ in 0..repeats {
-            let costs = normal.table(10, windows, spread);
+            let costs = normal.noisy_table(&noise, windows, spread);
             let (raced, full) = (outcome(&costs, error, 1), outcome(&costs, 0.0, 1));
             wrong += usize::from(raced.chosen[0].0 != full.chosen[0].0);
             evaluated += raced.evaluated;
@@ -179,12 +193,12 @@ fn the_choice_is_another_one_less_often_than_stated() {
         }
         assert!(
             (wrong as f64) < error * f64::from(repeats),
-            "{wrong} of {repeats} with {windows} windows"
+            "{wrong} of {repeats} with {windows} windows, {noise:?}"
         );
         // The races did drop something, or there would be nothing to get wrong.
         assert!(
             evaluated < all * 99 / 100,
-            "{evaluated} of {all} with {windows} windows"
+            "{evaluated} of {all} with {windows} windows, {noise:?}"
         );
     }
 }
@@ -206,6 +220,63 @@ proptest! {
         let (raced, full) = (outcome(&costs, 0.05, count), outcome(&costs, 0.0, count));
         prop_assert_eq!(raced.chosen, full.chosen);
         prop_assert!(raced.evaluated < full.evaluated);
+    }
+}
+
+#[test]
+fn what_candidates_have_in_common_drops_them_earlier() {
+    // Of one block and its only rival nothing is known but their own differences.
+    let normal = Normal(AtomicU64::new(2));
+    let evaluated = |blocks: usize| {
+        let costs = (0..200).map(|_| {
+            let mut costs = normal.table(blocks, 24, 0.0);
+            for cost in &mut costs[0] {
+                *cost -= 5.0;
+            }
+            outcome(&costs, 0.01, 1).evaluated - 24
+        });
+        costs.sum::<usize>() as f64 / (200 * (blocks - 1)) as f64
+    };
+    let (two, twenty) = (evaluated(2), evaluated(20));
+    assert!(twenty < two, "{twenty} windows a candidate, {two} alone");
+}
+
+#[test]
+fn a_raced_walk_ends_where_a_full_one_does() {
+    let normal = Normal(AtomicU64::new(4));
+    for seed in 0..10 {
+        let mut costs = normal.table(9, 24, 0.0);
+        for (block, costs) in costs.iter_mut().enumerate() {
+            for cost in costs {
+                *cost += 50.0 * ((block * 7 + 3) % 11) as f64;
+            }
+        }
+        let walk = |error| {
+            let objective = Windows::new(costs.clone());
+            let annealing = Annealing {
+                steps: 30,
+                seed,
+                ..Annealing::default()
+            };
+            let strategy = PdTrim::new(annealing)
+                .unwrap()
+                .with_racing(Racing::new(error, seed).unwrap());
+            let (mut planned, mut settled) = (0, 0);
+            let found = strategy.search(
+                &problem(9, 3),
+                &mut Ledger::in_memory(&objective),
+                &mut |step| match step {
+                    Step::Planned(evaluations) => planned += evaluations,
+                    Step::Settled(evaluations) => settled += evaluations,
+                    _ => {}
+                },
+            );
+            assert_eq!(settled, planned);
+            (found.unwrap(), objective.evaluated().len())
+        };
+        let ((raced, few), (full, all)) = (walk(0.01), walk(0.0));
+        assert_eq!(raced, full);
+        assert!(few < all / 2, "{few} of {all}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use pdtrim_core::objective::{CalibrationLoss, Redundancy, Rows};
-use pdtrim_core::{BlockSet, PerStage};
+use pdtrim_core::{BlockSet, PerStage, Stage};
 use pdtrim_search::{CandidateSets, Evaluation, Ledger, Problem, StageProblem, Strategy, Target};
 
 use super::Run;
@@ -80,11 +80,21 @@ impl Search<'_> {
         let (redundancy, count) = (self.of_both(self.redundancy), self.run.config.decode_count);
         // One machine: the loss of all tokens, as the strategy's authors measure it.
         let importance = self.importance(Rows::All)?;
-        let table = importance.as_ref().map(|table| table.decode.as_slice());
-        let tables = (redundancy.as_slice(), table);
-        let problem = self.problem(Target::Unified, tables, count)?;
-        let pairs = self.pairs.map(|pairs| self.of_both(pairs));
-        self.one("both stages", &problem, pairs.as_deref())
+        let protect_ends = !self.run.config.unprotected_ends;
+        let mut problem = Problem::new(Target::Unified, &redundancy, count, protect_ends)?;
+        if let Some(table) = &importance {
+            problem = problem.with_importance(&table.decode)?;
+        }
+        if let Some(pairs) = self.pairs {
+            self.count_candidates("both stages", &problem, &self.of_both(pairs))?;
+        }
+        let progress = self.run.progress;
+        let mut step = progress.search("search both stages");
+        let on_step = &mut |event| step.hear(&event);
+        let removed = self.strategy.search(&problem, &mut self.ledger, on_step)?;
+        drop(step);
+        progress.say(&format!("search both stages: blocks {removed}"));
+        Ok(removed)
     }
 
     /// A table for both stages together: their means, by their tokens in a window.
@@ -99,10 +109,8 @@ impl Search<'_> {
 
     fn by_stage(&mut self) -> Result<PerStage<BlockSet>> {
         let config = &self.run.config;
-        let (redundancy, pairs) = (self.redundancy, self.pairs);
-        // Refuse an impossible decode problem before prefill's search has run.
-        let both = StageProblem {
-            redundancy,
+        let mut problem = StageProblem {
+            redundancy: self.redundancy,
             importance: None,
             counts: PerStage {
                 prefill: config.prefill_count,
@@ -111,44 +119,39 @@ impl Search<'_> {
             nested: !config.independent,
             protect_ends: !config.unprotected_ends,
         };
-        both.check(self.strategy.as_ref())?;
+        problem.check(self.strategy.as_ref())?;
         let importance = self.importance(Rows::Continuation)?;
-        let table = importance.as_ref().map(|table| table.prefill.as_slice());
-        let tables = (redundancy.prefill.as_slice(), table);
-        let problem = self.problem(Target::Prefill, tables, config.prefill_count)?;
-        let prefill = self.one(
-            "prefill",
-            &problem,
-            pairs.map(|pairs| pairs.prefill.as_slice()),
-        )?;
-        let target = Target::Decode {
-            prefill: prefill.clone(),
-            nested: !config.independent,
-        };
-        let table = importance.as_ref().map(|table| table.decode.as_slice());
-        let tables = (redundancy.decode.as_slice(), table);
-        let problem = self.problem(target, tables, config.decode_count)?;
-        let decode = self.one(
-            "decode",
-            &problem,
-            pairs.map(|pairs| pairs.decode.as_slice()),
-        )?;
-        let found = PerStage { prefill, decode };
-        if config.strategy != StrategyArg::Pdtrim {
-            return Ok(found);
-        }
-        let mut step = self.run.progress.search("search both together");
-        let on_step = &mut |event| step.hear(&event);
-        let removed = self
-            .strategy
-            .refine(&both, found.clone(), &mut self.ledger, on_step)?;
+        problem.importance = importance.as_ref();
+        let progress = self.run.progress;
+        let mut step = progress.search("search");
+        let on_step = &mut |_, event| step.hear(&event);
+        let removed = problem.search(self.strategy.as_ref(), &mut self.ledger, on_step)?;
         drop(step);
-        if removed != found {
-            let PerStage { prefill, decode } = &removed;
-            let line = format!("search both together: blocks {prefill} and {decode}");
-            self.run.progress.say(&line);
+        for stage in [Stage::Prefill, Stage::Decode] {
+            progress.say(&format!("search {stage}: blocks {}", removed.of(stage)));
+        }
+        if let Some(pairs) = self.pairs {
+            let prefill = problem.of_prefill()?;
+            self.count_candidates("prefill", &prefill, &pairs.prefill)?;
+            let decode = problem.of_decode(&removed.prefill)?;
+            self.count_candidates("decode", &decode, &pairs.decode)?;
         }
         Ok(removed)
+    }
+
+    /// Says how large the two candidate sets of a search are.
+    fn count_candidates(&mut self, what: &str, problem: &Problem, pairs: &[f64]) -> Result<()> {
+        let threshold = self.run.config.distill_threshold()?;
+        let sets = CandidateSets::new(problem, pairs, threshold)?;
+        let sizes = format!(
+            "{what}: {} blocks in the pruning set, {} pairs of joint redundancy {threshold} or more \
+                in the distillation set",
+            sets.pruning().len(),
+            sets.distillation().len()
+        );
+        self.run.progress.say(&sizes);
+        self.candidate_sets.push(sizes);
+        Ok(())
     }
 
     /// The importance of each block, if the strategy goes by it; an earlier run's where that was kept.
@@ -172,42 +175,6 @@ impl Search<'_> {
         let importance = taylor::importance(session, calibration, loss, *progress)?;
         folder.keep("taylor", &fingerprint, &importance)?;
         Ok(Some(importance))
-    }
-
-    fn problem(
-        &self,
-        target: Target,
-        (redundancy, importance): (&[f64], Option<&[f64]>),
-        count: usize,
-    ) -> Result<Problem> {
-        let protect_ends = !self.run.config.unprotected_ends;
-        let problem = Problem::new(target, redundancy, count, protect_ends)?;
-        match importance {
-            Some(importance) => Ok(problem.with_importance(importance)?),
-            None => Ok(problem),
-        }
-    }
-
-    fn one(&mut self, what: &str, problem: &Problem, pairs: Option<&[f64]>) -> Result<BlockSet> {
-        let progress = self.run.progress;
-        if let Some(pairs) = pairs {
-            let threshold = self.run.config.distill_threshold()?;
-            let sets = CandidateSets::new(problem, pairs, threshold)?;
-            let sizes = format!(
-                "{what}: {} blocks in the pruning set, {} pairs of joint redundancy {threshold} \
-                    or more in the distillation set",
-                sets.pruning().len(),
-                sets.distillation().len()
-            );
-            progress.say(&sizes);
-            self.candidate_sets.push(sizes);
-        }
-        let mut step = progress.search(&format!("search {what}"));
-        let on_step = &mut |event| step.hear(&event);
-        let removed = self.strategy.search(problem, &mut self.ledger, on_step)?;
-        drop(step);
-        progress.say(&format!("search {what}: blocks {removed}"));
-        Ok(removed)
     }
 
     fn into_found(mut self, removed: PerStage<BlockSet>) -> Result<Found> {

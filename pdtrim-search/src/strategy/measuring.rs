@@ -32,25 +32,61 @@ pub(super) fn raced_costs(
     ledger: &mut Ledger<'_>,
     on_step: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Vec<Option<f64>>> {
-    let units = ledger.units();
-    let mut unsettled = candidates.len() * units;
-    let mut settle = |units: usize, evaluation: Option<&Evaluation>| {
+    let planned = candidates.len();
+    settling(planned, ledger, on_step, |ledger, settle| {
+        if can_race(racing, ledger) {
+            return racing.costs(candidates, ledger, settle);
+        }
+        let units = ledger.units();
+        let costs = ledger.costs(candidates, &mut |evaluation| {
+            settle(units, Some(evaluation));
+        })?;
+        Ok(costs.into_iter().map(Some).collect())
+    })
+}
+
+/// The cost of a candidate that was planned; `None` if a race showed that it is dearer than `incumbent`
+/// by more than `by`.
+pub(super) fn challenge(
+    racing: &Racing,
+    (challenger, incumbent): (&PerStage<BlockSet>, &PerStage<BlockSet>),
+    by: f64,
+    ledger: &mut Ledger<'_>,
+    on_step: &mut (dyn FnMut(Step) + Send),
+) -> Result<Option<f64>> {
+    if !can_race(racing, ledger) {
+        let challenger = std::slice::from_ref(challenger);
+        return Ok(raced_costs(&Racing::default(), challenger, ledger, on_step)?[0]);
+    }
+    settling(1, ledger, on_step, |ledger, settle| {
+        racing.challenge((challenger, incumbent), by, ledger, settle)
+    })
+}
+
+fn can_race(racing: &Racing, ledger: &Ledger<'_>) -> bool {
+    ledger.units() > 1 && racing.error() > 0.0
+}
+
+/// Hears how many units were evaluated, and of a cost that became known.
+type Settle<'s> = dyn FnMut(usize, Option<&Evaluation>) + Send + 's;
+
+/// Tells of all that `measure` settles of the planned candidates, and at last that the rest is settled too.
+fn settling<T>(
+    planned: usize,
+    ledger: &mut Ledger<'_>,
+    on_step: &mut (dyn FnMut(Step) + Send),
+    measure: impl FnOnce(&mut Ledger<'_>, &mut Settle<'_>) -> Result<T>,
+) -> Result<T> {
+    let mut unsettled = planned * ledger.units();
+    let measured = measure(ledger, &mut |units, evaluation| {
         unsettled = unsettled.saturating_sub(units);
         on_step(Step::Settled(units));
         if let Some(evaluation) = evaluation {
             on_step(Step::Evaluated(evaluation.clone()));
         }
-    };
-    let costs = if units > 1 && racing.error() > 0.0 {
-        racing.costs(candidates, ledger, &mut settle)?
-    } else {
-        let costs = ledger.costs(candidates, &mut |evaluation| {
-            settle(units, Some(evaluation));
-        })?;
-        costs.into_iter().map(Some).collect()
-    };
+    })?;
     on_step(Step::Settled(unsettled));
-    Ok(costs)
+    Ok(measured)
 }
 
 /// A problem, what is known of it, and whom to tell.
@@ -64,11 +100,6 @@ impl Measuring<'_, '_> {
     /// Says that so many sets will be measured.
     pub(super) fn plan(&mut self, sets: usize) {
         (self.on_step)(Step::Planned(sets * self.ledger.units()));
-    }
-
-    /// Says that so many planned sets will not be measured after all.
-    pub(super) fn skip(&mut self, sets: usize) {
-        (self.on_step)(Step::Settled(sets * self.ledger.units()));
     }
 
     /// Measures sets that were planned; those that are known cost nothing.

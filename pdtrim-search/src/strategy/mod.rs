@@ -11,7 +11,7 @@ mod shortened_taylor;
 mod shortgpt;
 mod sleb;
 
-use pdtrim_core::{BlockId, BlockSet, PerStage};
+use pdtrim_core::{BlockId, BlockSet, PerStage, Stage};
 
 pub use beam::Beam;
 pub use exact::Exact;
@@ -80,20 +80,18 @@ pub trait Strategy {
         on_step: &mut (dyn FnMut(Step) + Send),
     ) -> Result<BlockSet>;
 
-    /// Given what was found for prefill and then for decode: the sets of both stages, chosen together.
-    /// Only [`PdTrim`] does so; the others keep what was found.
+    /// The blocks to remove from each stage: prefill's with D = ∅, then decode's with prefill's fixed,
+    /// unless the strategy knows better. `problem` was [checked](StageProblem::check).
     ///
     /// # Errors
     ///
     /// As [`search`](Self::search).
-    fn refine(
+    fn search_stages(
         &self,
         problem: &StageProblem<'_>,
-        found: PerStage<BlockSet>,
         ledger: &mut Ledger<'_>,
-        on_step: &mut (dyn FnMut(Step) + Send),
+        on_step: &mut (dyn FnMut(Stage, Step) + Send),
     ) -> Result<PerStage<BlockSet>> {
-        let _ = (problem, ledger, on_step);
-        Ok(found)
+        problem.one_after_the_other(self, ledger, on_step)
     }
 }

@@ -104,9 +104,16 @@ impl Configuration {
         }
     }
 
-    /// Of what strategies are told, what is not in a job.
-    pub(super) fn settings(&self) -> serde_json::Value {
-        serde_json::json!([self.race_error, self.anneal_steps, self.validation_windows])
+    /// Of what a job's strategy is told, what is not in the job: a setting of one strategy leaves the
+    /// others' rows as they are.
+    pub(super) fn settings(&self, job: Job) -> serde_json::Value {
+        match job.row.strategy.strategy() {
+            Some(StrategyArg::Pdtrim) => {
+                serde_json::json!([self.race_error, self.anneal_steps, self.validation_windows])
+            }
+            Some(StrategyArg::Sleb) => serde_json::json!([self.race_error]),
+            _ => serde_json::json!([]),
+        }
     }
 
     /// Every row of the table, in its order.

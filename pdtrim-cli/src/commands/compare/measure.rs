@@ -83,7 +83,7 @@ impl<'a> Comparison<'a> {
         let name = format!("run-{}", job.file_name());
         let fingerprint = self.fingerprint(
             set,
-            &json!([job, self.configuration.settings(), self.scoring.hash()?]),
+            &json!([job, self.configuration.settings(job), self.scoring.hash()?]),
         )?;
         if let Some(found) = self.folder.kept(&name, &fingerprint) {
             self.progress

@@ -30,8 +30,10 @@ impl<'a> Comparison<'a> {
     ) -> Result<(PerStage<BlockSet>, SearchCost)> {
         let depth = self.session.depth();
         let name = format!("search-{}", job.file_name());
-        let fingerprint =
-            self.fingerprint(set, &json!(["search", job, self.configuration.settings()]))?;
+        let fingerprint = self.fingerprint(
+            set,
+            &json!(["search", job, self.configuration.settings(job)]),
+        )?;
         if let Some((removed, cost)) = self.folder.kept::<Kept>(&name, &fingerprint) {
             let set = |indices: Vec<usize>| BlockSet::from_indices(depth, indices);
             let removed = PerStage {

@@ -54,9 +54,10 @@ impl Annealing {
         self.steps.saturating_mul(PROPOSALS_A_STEP)
     }
 
-    /// Whether a set that costs `rise` more is taken at `step`. Draws, whatever the answer.
-    pub(super) fn accepts(&self, rise: f64, step: usize, state: &mut u64) -> bool {
-        uniform(state) < (-rise / self.temperature(step)).exp()
+    /// How much more a set may cost to be taken at `step`: it is exceeded by a rise of Δ with probability
+    /// exp(-Δ / T).
+    pub(super) fn accepted_rise(&self, step: usize, state: &mut u64) -> f64 {
+        -self.temperature(step) * uniform(state).ln()
     }
 
     fn temperature(&self, step: usize) -> f64 {
@@ -93,13 +94,13 @@ mod tests {
     fn better_is_always_taken_and_worse_as_often_as_stated() {
         let annealing = Annealing::default();
         let mut state = 1;
-        assert!((0..100).all(|step| annealing.accepts(-0.01, step, &mut state)));
-        assert!((0..100).all(|step| annealing.accepts(0.0, step, &mut state)));
+        assert!((0..100).all(|step| annealing.accepted_rise(step, &mut state) > -0.01));
+        assert!((0..100).all(|step| annealing.accepted_rise(step, &mut state) > 0.0));
         // At the first step exp(-0.1 / 0.1) = 0.368; at the last one exp(-10).
-        let taken = (0..10_000).filter(|_| annealing.accepts(0.1, 0, &mut state));
+        let taken = (0..10_000).filter(|_| annealing.accepted_rise(0, &mut state) > 0.1);
         let taken = taken.count() as f64 / 1e4;
         assert!((taken - 0.368).abs() < 0.02, "{taken}");
-        assert!(!(0..1000).any(|_| annealing.accepts(0.1, 199, &mut state)));
+        assert!(!(0..1000).any(|_| annealing.accepted_rise(199, &mut state) > 0.1));
     }
 
     #[test]

@@ -2,21 +2,23 @@
 //! the end.
 
 mod annealing;
-mod closing;
-mod joint;
+mod contest;
+mod space;
+mod starts;
+mod state;
 mod validation;
 mod walk;
 
-use pdtrim_core::{BlockSet, PerStage};
+use pdtrim_core::{BlockSet, PerStage, Stage};
 
 pub use annealing::Annealing;
-use closing::Closing;
-use joint::Joint;
+use contest::Contest;
+use space::Space;
+use state::State;
 pub use validation::Validation;
 use walk::Walk;
 
-use super::measuring::Measuring;
-use super::{ShortGpt, Sleb, Step, Strategy};
+use super::{Step, Strategy};
 use crate::error::Result;
 use crate::ledger::Ledger;
 use crate::problem::Problem;
@@ -28,13 +30,15 @@ use crate::stages::StageProblem;
 /// Starts from the better of SLEB's and the most redundant (`ShortGPT`'s) choice. Proposes to swap a
 /// removed block for a kept one, any such pair, as [`Annealing`] says. Every cost is remembered, and
 /// the best set ever met counts. At the end all swaps of it are tried, again and again until none is
-/// better: the result is never worse than its start, nor than any set that is one swap away, and ties
-/// go to the lowest blocks. Given blocks are never swapped out.
+/// better: the result is never worse than its start, nor than any set that is one swap away, but for
+/// what [races](Self::with_racing) may err, and ties go to the lowest blocks. Given blocks are never
+/// swapped out.
 ///
-/// Prefill is searched with D = ∅, and decode then has to be without prefill's blocks too: so at the end
-/// both sets are moved together ([`refine`](Strategy::refine)), by their cost as they will run. The start
-/// is the better of what was found and of the other order: decode's blocks with a whole prefill, and
-/// prefill's out of those. Ours; the paper does not say how the two sets are brought together.
+/// For two stages it walks over pairs of sets, measured as they will run: a swap may be one of decode's
+/// own blocks, one of prefill's, or, where decode's include prefill's, one of both. There the greedy
+/// start takes prefill's blocks from both stages, and a second one is decode's greedy choice with
+/// prefill's taken out of it. Ours: the paper searches prefill with D = ∅, where blocks look cheap that
+/// decode then has to do without, and does not say how the two sets are brought together.
 ///
 /// The paper also replaces two neighbouring blocks by a distilled one; without a repair that trains it,
 /// the [distillation set](crate::CandidateSets) is not used.
@@ -60,7 +64,7 @@ impl<'v> PdTrim<'v> {
         })
     }
 
-    /// SLEB's choice, one of the two starts, is raced; everything after it is evaluated in full.
+    /// Candidates are raced, and a proposal is dropped once it is clear that it will not be taken.
     #[must_use]
     pub fn with_racing(self, racing: Racing) -> Self {
         Self { racing, ..self }
@@ -76,21 +80,42 @@ impl<'v> PdTrim<'v> {
         }
     }
 
-    /// The sets to start from. The blocks that SLEB chooses on its way are not this search's choice.
-    fn starts(
+    /// Walks from the starts, then goes down from the best that were met.
+    fn run(
         &self,
-        problem: &Problem,
+        space: &Space<'_>,
+        starts: Vec<PerStage<BlockSet>>,
         ledger: &mut Ledger<'_>,
         on_step: &mut (dyn FnMut(Step) + Send),
-    ) -> Result<Vec<BlockSet>> {
-        let racing = self.racing;
-        let sleb = Sleb { racing }.search(problem, ledger, &mut |step| {
-            if !matches!(step, Step::Chosen { .. }) {
-                on_step(step);
-            }
-        })?;
-        let most_redundant = ShortGpt.search(problem, ledger, &mut |_| {})?;
-        Ok(vec![sleb, most_redundant])
+    ) -> Result<State> {
+        let mut contest = Contest {
+            racing: self.racing,
+            ledger,
+            on_step,
+        };
+        let mut walk = Walk::from(space, &mut contest, starts.clone())?;
+        walk.anneal(&self.annealing)?;
+        let among = self.validation.as_ref().map_or(1, Validation::among);
+        let mut pairs = walk.cheapest(among);
+        let Some(validation) = &self.validation else {
+            return contest.descend(space, pairs);
+        };
+        pairs.extend(starts);
+        let mut contest = Contest {
+            racing: validation.racing(),
+            ledger: &mut validation.ledger(),
+            on_step: contest.on_step,
+        };
+        contest.descend(space, pairs)
+    }
+}
+
+/// Announces the blocks of a set that was chosen.
+fn announce(set: &BlockSet, cost: f64, on_step: &mut (dyn FnMut(Step) + Send)) {
+    for (n, block) in set.iter().enumerate() {
+        // Parts of the set are sets that may never have been measured.
+        let cost = (n + 1 == set.len()).then_some(cost);
+        on_step(Step::Chosen { block, cost });
     }
 }
 
@@ -108,64 +133,23 @@ impl Strategy for PdTrim<'_> {
         if problem.count() == problem.given().len() {
             return Ok(problem.given().clone());
         }
-        let starts = self.starts(problem, ledger, on_step)?;
-        let measuring = Measuring {
-            problem,
-            ledger,
-            on_step,
-        };
-        let mut walk = Walk::from(measuring, starts.clone())?;
-        walk.anneal(&self.annealing)?;
-        let among = self.validation.as_ref().map_or(1, Validation::among);
-        let mut sets: Vec<BlockSet> = walk
-            .cheapest(among)
-            .into_iter()
-            .map(|met| met.set)
-            .collect();
-        let mut measuring = walk.into_measuring();
-        let chosen = if let Some(validation) = &self.validation {
-            sets.extend(starts);
-            Closing {
-                problem,
-                racing: validation.racing(),
-                ledger: &mut validation.ledger(),
-                on_step: measuring.on_step,
-            }
-            .run(sets)?
-        } else {
-            Closing {
-                problem,
-                racing: Racing::default(),
-                ledger: measuring.ledger,
-                on_step: measuring.on_step,
-            }
-            .run(sets)?
-        };
-        Ok(measuring.choose(Some(chosen)))
+        let starts = starts::of_one(problem, self.racing, ledger, on_step)?;
+        let found = self.run(&Space::One(problem), starts, ledger, on_step)?;
+        let set = problem.target().searched(&found.removed).clone();
+        announce(&set.difference(problem.given()), found.cost, on_step);
+        Ok(set)
     }
 
-    fn refine(
+    fn search_stages(
         &self,
         problem: &StageProblem<'_>,
-        found: PerStage<BlockSet>,
         ledger: &mut Ledger<'_>,
-        on_step: &mut (dyn FnMut(Step) + Send),
+        on_step: &mut (dyn FnMut(Stage, Step) + Send),
     ) -> Result<PerStage<BlockSet>> {
-        if let Some(validation) = &self.validation {
-            let joint = Joint {
-                problem,
-                racing: validation.racing(),
-                ledger: &mut validation.ledger(),
-                on_step,
-            };
-            return joint.refine(found);
-        }
-        let joint = Joint {
-            problem,
-            racing: Racing::default(),
-            ledger,
-            on_step,
-        };
-        joint.refine(found)
+        let starts = starts::of_stages(problem, self.racing, ledger, on_step)?;
+        let on_step = &mut |step| on_step(Stage::Decode, step);
+        let found = self.run(&Space::of_stages(problem)?, starts, ledger, on_step)?;
+        announce(&found.removed.decode, found.cost, on_step);
+        Ok(found.removed)
     }
 }

@@ -1,106 +1,94 @@
-//! From set to set by swaps, with a memory of all that were met.
+//! From pair to pair by random moves, with a memory of all that were met.
 
 use std::collections::BTreeMap;
 
-use pdtrim_core::BlockSet;
+use pdtrim_core::{BlockSet, PerStage};
 
 use super::annealing::Annealing;
-use crate::draw::draw;
+use super::contest::Contest;
+use super::space::Space;
+use super::state::State;
 use crate::error::Result;
-use crate::problem::Problem;
-use crate::strategy::measuring::{Measuring, State};
+use crate::strategy::Step;
 
-/// Sets of the asked size, and what each that was met costs.
-pub(super) struct Walk<'s, 'o> {
-    measuring: Measuring<'s, 'o>,
-    met: BTreeMap<BlockSet, f64>,
+/// Pairs of the asked sizes, and what each that was met costs.
+pub(super) struct Walk<'w, 's, 'o> {
+    space: &'w Space<'w>,
+    contest: &'w mut Contest<'s, 'o>,
+    met: BTreeMap<PerStage<BlockSet>, f64>,
 }
 
-impl<'s, 'o> Walk<'s, 'o> {
-    /// Measures the sets to start from.
-    pub(super) fn from(mut measuring: Measuring<'s, 'o>, starts: Vec<BlockSet>) -> Result<Self> {
-        measuring.plan(starts.len());
-        let mut walk = Self {
-            measuring,
-            met: BTreeMap::new(),
-        };
-        walk.meet(starts)?;
-        Ok(walk)
+impl<'w, 's, 'o> Walk<'w, 's, 'o> {
+    /// Measures the pairs to start from.
+    pub(super) fn from(
+        space: &'w Space<'w>,
+        contest: &'w mut Contest<'s, 'o>,
+        starts: Vec<PerStage<BlockSet>>,
+    ) -> Result<Self> {
+        let states = contest.measure(starts)?;
+        let met = states
+            .into_iter()
+            .map(|state| (state.removed, state.cost))
+            .collect();
+        Ok(Self {
+            space,
+            contest,
+            met,
+        })
     }
 
-    pub(super) fn into_measuring(self) -> Measuring<'s, 'o> {
-        self.measuring
+    /// The `n` cheapest pairs met so far, the cheapest first; ties go to the lowest blocks.
+    pub(super) fn cheapest(&self, n: usize) -> Vec<PerStage<BlockSet>> {
+        let states = self.states().into_iter().take(n);
+        states.map(|state| state.removed).collect()
     }
 
-    /// The `n` cheapest sets met so far, the cheapest first; ties go to the lowest blocks.
-    pub(super) fn cheapest(&self, n: usize) -> Vec<State> {
-        let state = |(set, &cost): (&BlockSet, &f64)| State {
-            set: set.clone(),
+    fn states(&self) -> Vec<State> {
+        let state = |(removed, &cost): (&PerStage<BlockSet>, &f64)| State {
+            removed: removed.clone(),
             cost,
         };
         let mut states: Vec<State> = self.met.iter().map(state).collect();
         states.sort_by(State::order);
-        states.truncate(n);
         states
     }
 
-    /// The cheapest set met so far.
-    pub(super) fn best(&self) -> State {
-        let mut cheapest = self.cheapest(1);
-        cheapest.pop().expect("a walk starts from a set")
-    }
-
-    /// Proposes one random swap after the other; where the walk ends does not matter. What counts is
-    /// that a set was not met before: to come back to one costs nothing.
+    /// Proposes one random move after the other; where the walk ends does not matter. What counts is
+    /// that a pair was not met before: to come back to one costs nothing.
     pub(super) fn anneal(&mut self, annealing: &Annealing) -> Result<()> {
-        let mut current = self.best();
-        if !self.has_swaps() {
-            return Ok(());
-        }
-        self.measuring.plan(annealing.steps);
+        let start = self.states().into_iter().next();
+        let mut current = start.expect("a walk starts from a pair");
+        let units = self.contest.ledger.units();
+        (self.contest.on_step)(Step::Planned(annealing.steps * units));
         let (mut drawn, mut step) = (annealing.seed, 0);
         for _ in 0..annealing.proposals() {
             if step == annealing.steps {
                 break;
             }
-            let proposed = swapped(self.measuring.problem, &current.set, &mut drawn);
+            let Some(proposed) = self.space.draw(&current.removed, &mut drawn) else {
+                break;
+            };
+            // Drawn first: a race then only has to tell on which side of it the cost lies.
+            let rise = annealing.accepted_rise(step, &mut drawn);
             let known = self.met.get(&proposed).copied();
             let cost = match known {
-                Some(cost) => cost,
-                None => self.meet(vec![proposed.clone()])?[0].cost,
+                Some(cost) => Some(cost),
+                None => self.contest.challenge(&proposed, &current, rise)?,
             };
-            if annealing.accepts(cost - current.cost, step, &mut drawn) {
+            step += usize::from(known.is_none());
+            let Some(cost) = cost else {
+                continue;
+            };
+            self.met.insert(proposed.clone(), cost);
+            if cost - current.cost < rise {
                 current = State {
-                    set: proposed,
+                    removed: proposed,
                     cost,
                 };
             }
-            step += usize::from(known.is_none());
         }
-        self.measuring.skip(annealing.steps - step);
+        let left = annealing.steps - step;
+        (self.contest.on_step)(Step::Settled(left * units));
         Ok(())
     }
-
-    fn has_swaps(&self) -> bool {
-        let problem = self.measuring.problem;
-        let set = self.best().set;
-        set.len() > problem.given().len() && !problem.choices(&set).is_empty()
-    }
-
-    fn meet(&mut self, sets: Vec<BlockSet>) -> Result<Vec<State>> {
-        let states = self.measuring.measure(sets)?;
-        for state in &states {
-            self.met.insert(state.set.clone(), state.cost);
-        }
-        Ok(states)
-    }
-}
-
-/// `set` with one removed block back and a kept one gone, every such pair equally likely.
-fn swapped(problem: &Problem, set: &BlockSet, drawn: &mut u64) -> BlockSet {
-    let removed: Vec<_> = set.difference(problem.given()).iter().collect();
-    let kept = problem.choices(set);
-    let back = removed[draw(drawn, removed.len())];
-    let gone = kept[draw(drawn, kept.len())];
-    set.without(back).with(gone)
 }
