@@ -18,7 +18,7 @@ use pdtrim_core::{
     Tokenizer,
 };
 use pdtrim_eval::{HubFile, Mode};
-use pdtrim_kv::FirstLast;
+use pdtrim_kv::PlannedTransfer;
 
 use crate::args::{DEFAULT_MODEL, DtypeArg, ModelArgs, PlanArgs};
 use crate::progress::Progress;
@@ -142,8 +142,8 @@ pub(crate) fn fetch_dataset(file: &HubFile, offline: bool, progress: Progress) -
 pub(crate) struct Bound {
     removed: PerStage<BlockSet>,
     kv_fill: KvFill,
-    transfer: FirstLast,
-    send_all: FirstLast,
+    transfer: PlannedTransfer,
+    send_all: PlannedTransfer,
     repaired: Repaired,
     pub(crate) boundary: Boundary,
     pub(crate) plan: Option<(PathBuf, Plan)>,
@@ -180,7 +180,8 @@ impl Bound {
             first: args.kv_first.unwrap_or(0),
             last: args.kv_last.unwrap_or(0),
         };
-        let kv = KvPlan::uniform(&set(&args.kv_blocks)?, span);
+        let kv = KvPlan::uniform(&set(&args.kv_blocks)?, span)
+            .encoded_everywhere(args.kv_encoding.unwrap_or_default());
         Ok(Self::new(
             removed,
             KvFill::Nested,
@@ -195,11 +196,11 @@ impl Bound {
         kv: KvPlan,
         boundary: Boundary,
     ) -> Self {
-        let send_all = FirstLast::new(KvPlan::send_all(kv.depth()));
+        let send_all = PlannedTransfer::new(KvPlan::send_all(kv.depth()));
         Self {
             removed,
             kv_fill,
-            transfer: FirstLast::new(kv),
+            transfer: PlannedTransfer::new(kv),
             send_all,
             repaired: Repaired::default(),
             boundary,

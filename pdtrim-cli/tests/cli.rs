@@ -559,6 +559,21 @@ fn logprobs_of_a_plan_file_are_those_of_the_same_plan_spelled_out() {
     assert_eq!(dense["kv_bytes"], 5 * 10 * 2 * 2 * 8 * 4);
     assert_ne!(dense["logprobs"], spelled["logprobs"]);
 
+    // The same positions in 8 bits: keys and values of 4 x 16 elements, and 4 bytes for each of 16 channels and
+    // of 4 x 2 heads.
+    let encoded = [&files[..], &flags, &["--kv-encoding", "int8"]].concat();
+    let encoded = place.json(&encoded);
+    assert_eq!(encoded["kv_bytes"], 3 * (2 * 64 + 4 * 16 + 4 * 8));
+    assert_ne!(encoded["logprobs"], spelled["logprobs"]);
+    place.file("plan.toml", format!("{plan}encoding = \"int8\"\n"));
+    let planned = place.json(&[&files[..], &["--plan", "plan.toml"]].concat());
+    assert_eq!(planned, encoded);
+    let refused = place.failure(&[&files[..], &["--kv-encoding", "int3"]].concat());
+    assert!(
+        refused.contains("int3") && refused.contains("fp8-e4m3"),
+        "{refused}"
+    );
+
     place.file("plan.toml", plan.replace("sha256:", "sha256:0"));
     let error = place.failure(&[&files[..], &["--plan", "plan.toml"]].concat());
     assert!(

@@ -60,6 +60,22 @@ impl BlockCache {
         }
     }
 
+    /// A cache of keys and values `[batch, positions, n_kv_heads, head_dim]`, by place.
+    ///
+    /// # Panics
+    ///
+    /// Panics unless keys and values have one shape with a place for each position.
+    pub fn from_parts(keys: Tensor<4>, values: Tensor<4>, positions: Vec<TokenPosition>) -> Self {
+        assert_eq!(keys.dims(), values.dims(), "keys and values of one shape");
+        assert_eq!(keys.dims()[1], positions.len(), "a position for each place");
+        let held = (!positions.is_empty()).then_some(KeysValues { keys, values });
+        Self {
+            held,
+            capacity: positions.len(),
+            positions,
+        }
+    }
+
     /// Number of positions held.
     pub fn len(&self) -> usize {
         self.positions.len()
@@ -225,23 +241,8 @@ impl KvCache {
         }
     }
 
-    /// The cache of one block of a model of `depth` blocks.
-    pub(crate) fn of_block(depth: usize, id: BlockId, cache: BlockCache) -> Self {
-        let mut whole = Self::empty(depth);
-        whole.put_block(id, cache);
-        whole
-    }
-
     pub(crate) fn put_block(&mut self, id: BlockId, cache: BlockCache) {
         self.blocks[id.index()] = Some(cache);
-    }
-
-    pub(crate) fn take_block(&mut self, id: BlockId) -> Option<BlockCache> {
-        self.blocks[id.index()].take()
-    }
-
-    pub(crate) fn into_block(mut self, id: BlockId) -> Option<BlockCache> {
-        self.take_block(id)
     }
 
     /// The cache of block `id`, if it has one.

@@ -1,6 +1,7 @@
-//! Which prompt positions' keys and values decode receives, per block.
+//! What decode receives of each block's keys and values: which prompt positions, in how many bits.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,42 +42,162 @@ impl TokenSpan {
     }
 }
 
-/// Per block, the prompt positions that cross to decode: all of them, or a [`TokenSpan`].
+/// How the elements of keys and values cross the wire. Every form but [`Held`](Self::Held) rounds what is
+/// held in more bits.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum KvEncoding {
+    /// As they are held.
+    #[default]
+    Held,
+    /// 16 bits: the upper half of an f32.
+    Bf16,
+    /// 8 bits: sign, four bits of exponent and three of mantissa, up to 448.
+    #[serde(rename = "fp8-e4m3")]
+    Fp8E4m3,
+    /// 8 bits between the lowest and the highest of a group: for keys a channel of a head over some
+    /// positions, for values a head's channels at a position (KIVI, arXiv:2402.02750).
+    Int8,
+    /// The same in 4 bits.
+    Int4,
+}
+
+impl KvEncoding {
+    /// Every encoding, from the most bits to the fewest.
+    pub const ALL: [Self; 5] = [
+        Self::Held,
+        Self::Bf16,
+        Self::Fp8E4m3,
+        Self::Int8,
+        Self::Int4,
+    ];
+
+    /// Its name in plans and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Bf16 => "bf16",
+            Self::Fp8E4m3 => "fp8-e4m3",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        }
+    }
+}
+
+impl fmt::Display for KvEncoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What one block sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockKv {
+    /// The prompt positions; `None` = all.
+    pub span: Option<TokenSpan>,
+    /// How their elements cross.
+    pub encoding: KvEncoding,
+}
+
+/// What each block sends to decode: all prompt positions as they are held, or fewer of them, or in fewer
+/// bits.
 ///
 /// Every block named is below the model's depth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvPlan {
     depth: usize,
-    spans: BTreeMap<BlockId, TokenSpan>,
+    /// Blocks that do not send everything as it is held.
+    blocks: BTreeMap<BlockId, BlockKv>,
 }
 
-/// One group of blocks that share a [`TokenSpan`], as a plan file lists them.
+/// One group of blocks that send alike, as a plan file lists them: `blocks`, and `first` and `last`, or
+/// `encoding`, or all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "GroupFields", into = "GroupFields")]
 pub struct KvGroup {
     /// Dense indices of the blocks.
     pub blocks: Vec<usize>,
-    /// Positions kept from the start.
-    pub first: usize,
-    /// Positions kept from the end.
-    pub last: usize,
+    /// What each of them sends.
+    pub sends: BlockKv,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupFields {
+    blocks: Vec<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    encoding: Option<KvEncoding>,
+}
+
+impl TryFrom<GroupFields> for KvGroup {
+    type Error = &'static str;
+
+    fn try_from(fields: GroupFields) -> std::result::Result<Self, Self::Error> {
+        let span = match (fields.first, fields.last) {
+            (Some(first), Some(last)) => Some(TokenSpan { first, last }),
+            (None, None) => None,
+            (Some(_), None) => return Err("kv: expected `last` beside `first`, found none"),
+            (None, Some(_)) => return Err("kv: expected `first` beside `last`, found none"),
+        };
+        let encoding = fields.encoding.unwrap_or_default();
+        let blocks = fields.blocks;
+        let sends = BlockKv { span, encoding };
+        Ok(Self { blocks, sends })
+    }
+}
+
+impl From<KvGroup> for GroupFields {
+    fn from(group: KvGroup) -> Self {
+        let BlockKv { span, encoding } = group.sends;
+        Self {
+            blocks: group.blocks,
+            first: span.map(|span| span.first),
+            last: span.map(|span| span.last),
+            encoding: (encoding != KvEncoding::Held).then_some(encoding),
+        }
+    }
 }
 
 impl KvPlan {
-    /// All positions of every block.
+    /// All positions of every block, as they are held.
     pub fn send_all(depth: usize) -> Self {
         Self {
             depth,
-            spans: BTreeMap::new(),
+            blocks: BTreeMap::new(),
         }
     }
 
     /// `span` in `blocks`, all positions elsewhere.
     pub fn uniform(blocks: &BlockSet, span: TokenSpan) -> Self {
+        let sends = BlockKv {
+            span: Some(span),
+            ..BlockKv::default()
+        };
         Self {
             depth: blocks.depth(),
-            spans: blocks.iter().map(|id| (id, span)).collect(),
+            blocks: blocks.iter().map(|id| (id, sends)).collect(),
         }
+    }
+
+    /// The same positions, with the elements of block `id` in `encoding`.
+    #[must_use]
+    pub fn encoded(mut self, id: BlockId, encoding: KvEncoding) -> Self {
+        let span = self.span(id);
+        self.put(id, BlockKv { span, encoding });
+        self
+    }
+
+    /// The same positions, with the elements of every block in `encoding`.
+    #[must_use]
+    pub fn encoded_everywhere(self, encoding: KvEncoding) -> Self {
+        let blocks = (0..self.depth).map(BlockId::new);
+        blocks.fold(self, |plan, id| plan.encoded(id, encoding))
     }
 
     /// The plan that `groups` describe.
@@ -86,31 +207,34 @@ impl KvPlan {
     /// [`Error::BlockOutOfRange`], or [`Error::KvBlockTwice`] if two groups name one block.
     pub fn from_groups(depth: usize, groups: &[KvGroup]) -> Result<Self> {
         let mut plan = Self::send_all(depth);
+        let mut named = BlockSet::empty(depth);
         for group in groups {
-            let span = TokenSpan {
-                first: group.first,
-                last: group.last,
-            };
             for id in BlockSet::from_indices(depth, group.blocks.iter().copied())?.iter() {
-                if plan.spans.insert(id, span).is_some() {
+                if named.contains(id) {
                     return Err(Error::KvBlockTwice { block: id.index() });
                 }
+                named = named.with(id);
+                plan.put(id, group.sends);
             }
         }
         Ok(plan)
     }
 
-    /// The groups that describe this plan, in the order of their spans.
-    pub fn to_groups(&self) -> Vec<KvGroup> {
-        let mut groups: BTreeMap<TokenSpan, Vec<usize>> = BTreeMap::new();
-        for (id, span) in &self.spans {
-            groups.entry(*span).or_default().push(id.index());
+    fn put(&mut self, id: BlockId, sends: BlockKv) {
+        if sends == BlockKv::default() {
+            self.blocks.remove(&id);
+        } else {
+            self.blocks.insert(id, sends);
         }
-        let group = |(span, blocks): (TokenSpan, Vec<usize>)| KvGroup {
-            blocks,
-            first: span.first,
-            last: span.last,
-        };
+    }
+
+    /// The groups that describe this plan, in the order of what they send.
+    pub fn to_groups(&self) -> Vec<KvGroup> {
+        let mut groups: BTreeMap<BlockKv, Vec<usize>> = BTreeMap::new();
+        for (id, sends) in &self.blocks {
+            groups.entry(*sends).or_default().push(id.index());
+        }
+        let group = |(sends, blocks)| KvGroup { blocks, sends };
         groups.into_iter().map(group).collect()
     }
 
@@ -119,23 +243,29 @@ impl KvPlan {
         self.depth
     }
 
-    /// Whether every position of every block is sent.
+    /// Whether every block sends everything as it is held.
     pub fn sends_all(&self) -> bool {
-        self.spans.is_empty()
+        self.blocks.is_empty()
     }
 
-    /// What `id` sends: `None` = all positions.
+    /// What `id` sends.
+    pub fn block(&self, id: BlockId) -> BlockKv {
+        self.blocks.get(&id).copied().unwrap_or_default()
+    }
+
+    /// The positions that `id` sends: `None` = all.
     pub fn span(&self, id: BlockId) -> Option<TokenSpan> {
-        self.spans.get(&id).copied()
+        self.block(id).span
     }
 
     /// The blocks with a span.
     ///
     /// # Panics
     ///
-    /// Never: the spans' blocks are below the depth.
-    pub fn blocks(&self) -> BlockSet {
-        BlockSet::from_indices(self.depth, self.spans.keys().map(|id| id.index()))
+    /// Never: the blocks are below the depth.
+    pub fn spanned(&self) -> BlockSet {
+        let spanned = self.blocks.iter().filter(|(_, sends)| sends.span.is_some());
+        BlockSet::from_indices(self.depth, spanned.map(|(id, _)| id.index()))
             .expect("checked when the plan was made")
     }
 
@@ -143,13 +273,6 @@ impl KvPlan {
     pub fn positions_sent(&self, id: BlockId, n_positions: usize) -> usize {
         self.span(id)
             .map_or(n_positions, |span| span.kept(n_positions))
-    }
-
-    /// Whether a block that decode keeps (not in `removed`) loses a position of a prompt of `n_positions`.
-    pub fn trims(&self, removed: &BlockSet, n_positions: usize) -> bool {
-        self.spans
-            .iter()
-            .any(|(id, span)| !removed.contains(*id) && span.trims(n_positions))
     }
 }
 
@@ -173,10 +296,18 @@ mod tests {
         }
 
         #[test]
-        fn groups_describe_the_whole_plan(ids in proptest::collection::btree_set(0_usize..12, 0..12), first in 0_usize..4) {
+        fn groups_describe_the_whole_plan(
+            ids in proptest::collection::btree_set(0_usize..12, 0..12), first in 0_usize..4,
+            encodings in proptest::collection::vec(proptest::sample::select(&KvEncoding::ALL[..]), 12),
+        ) {
             let blocks = BlockSet::from_indices(12, ids).unwrap();
             let plan = KvPlan::uniform(&blocks, TokenSpan { first, last: 7 });
-            prop_assert_eq!(KvPlan::from_groups(12, &plan.to_groups()).unwrap(), plan);
+            let encoded = encodings.into_iter().enumerate();
+            let plan = encoded.fold(plan, |plan, (id, encoding)| plan.encoded(BlockId::new(id), encoding));
+            let groups = plan.to_groups();
+            prop_assert_eq!(&KvPlan::from_groups(12, &groups).unwrap(), &plan);
+            let text = serde_json::to_string(&groups).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Vec<KvGroup>>(&text).unwrap(), groups);
         }
     }
 
@@ -188,12 +319,38 @@ mod tests {
 
     #[test]
     fn a_block_in_two_groups_is_refused() {
-        let group = KvGroup {
-            blocks: vec![1, 2],
-            first: 1,
-            last: 1,
-        };
-        let refused = KvPlan::from_groups(4, &[group.clone(), group]);
-        assert!(matches!(refused, Err(Error::KvBlockTwice { block: 1 })));
+        for sends in [
+            BlockKv::default(),
+            BlockKv {
+                span: Some(TokenSpan { first: 1, last: 1 }),
+                ..BlockKv::default()
+            },
+        ] {
+            let group = KvGroup {
+                blocks: vec![1, 2],
+                sends,
+            };
+            let refused = KvPlan::from_groups(4, &[group.clone(), group]);
+            assert!(matches!(refused, Err(Error::KvBlockTwice { block: 1 })));
+        }
+    }
+
+    #[test]
+    fn a_group_is_written_as_its_fields_and_half_a_span_is_refused() {
+        let read = |text: &str| serde_json::from_str::<KvGroup>(text);
+        let text = r#"{"blocks":[1],"first":4,"last":60,"encoding":"fp8-e4m3"}"#;
+        let group = read(text).unwrap();
+        assert_eq!(group.sends.encoding, KvEncoding::Fp8E4m3);
+        assert_eq!(serde_json::to_string(&group).unwrap(), text);
+        let text = r#"{"blocks":[1],"first":4,"last":60}"#;
+        assert_eq!(serde_json::to_string(&read(text).unwrap()).unwrap(), text);
+        for half in [r#"{"blocks":[1],"first":4}"#, r#"{"blocks":[1],"last":4}"#] {
+            let error = read(half).unwrap_err().to_string();
+            assert!(
+                error.contains("`first`") && error.contains("`last`"),
+                "{error}"
+            );
+        }
+        assert!(read(r#"{"blocks":[1],"encoding":"int3"}"#).is_err());
     }
 }

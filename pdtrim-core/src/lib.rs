@@ -52,7 +52,7 @@ pub use block::{BlockId, BlockList, BlockSet};
 pub use config::ModelConfig;
 pub use error::{Error, Result};
 pub use kernels::{TokenScore, token_scores};
-pub use kv_plan::{KvGroup, KvPlan, TokenSpan};
+pub use kv_plan::{BlockKv, KvEncoding, KvGroup, KvPlan, TokenSpan};
 pub use plan::{Plan, write_atomically};
 pub use stage::{Boundary, KvFill, PerStage, Stage};
 pub use text::read_text;

@@ -13,7 +13,7 @@ pub use score::ScoreRequest;
 use burn::tensor::{Int, Tensor};
 
 use crate::block::{BlockId, BlockSet};
-use crate::cache::{KvCache, TokenPosition};
+use crate::cache::{BlockCache, KvCache, TokenPosition};
 use crate::error::{Error, Result};
 use crate::kernels::{TokenScore, on_pool};
 use crate::model::{BlockModel, check_groups, hand_groups, stage_dims, token_tensor};
@@ -21,14 +21,31 @@ use crate::plan::check_removed;
 use crate::stage::{Boundary, KvFill, PerStage, Stage};
 use crate::units::Bytes;
 
-/// Hands prefill's KV cache to decode; may drop positions of a block, never a block.
+/// Hands prefill's KV cache to decode, block by block; may drop positions, never a block.
 pub trait CacheTransfer: Send + Sync {
-    /// Returns what decode receives of `cache`, which holds the blocks that decode runs.
+    /// Returns what decode receives of the cache of block `id`, which decode runs.
     ///
     /// # Errors
     ///
     /// [`Error::Transfer`] if the cache could not be handed over.
-    fn transfer(&self, cache: KvCache) -> Result<KvCache>;
+    fn transfer(&self, id: BlockId, cache: BlockCache) -> Result<Received>;
+}
+
+/// What decode receives of a block.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// Keys and values as decode attends to them.
+    pub cache: BlockCache,
+    /// What crossed for that, for each prompt of the batch.
+    pub bytes: Bytes,
+}
+
+impl From<BlockCache> for Received {
+    /// The cache crossed as it is.
+    fn from(cache: BlockCache) -> Self {
+        let bytes = cache.bytes_per_row();
+        Self { cache, bytes }
+    }
 }
 
 /// Hands over everything.
@@ -36,8 +53,8 @@ pub trait CacheTransfer: Send + Sync {
 pub struct SendAll;
 
 impl CacheTransfer for SendAll {
-    fn transfer(&self, cache: KvCache) -> Result<KvCache> {
-        Ok(cache)
+    fn transfer(&self, _: BlockId, cache: BlockCache) -> Result<Received> {
+        Ok(cache.into())
     }
 }
 
@@ -54,7 +71,7 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// Bytes of keys and values that crossed, for each prompt of the batch, counted from the tensors.
+    /// Bytes of keys and values that crossed, for each prompt of the batch, as the transfer counts them.
     pub fn kv_bytes(&self) -> Bytes {
         self.kv_bytes
     }
@@ -260,12 +277,15 @@ impl<'a> PdModel<'a> {
         last: Option<Tensor<2>>,
     ) -> Result<Handover> {
         cache.drop_blocks(&self.removed.decode);
+        let mut kv_bytes = Bytes(0);
         for (id, block) in cache.iter_mut() {
             hand_groups(self.models, id, block);
+            let sent = std::mem::replace(block, BlockCache::with_capacity(0));
+            let received = self.transfer.transfer(id, sent)?;
+            kv_bytes += received.bytes;
+            *block = received.cache;
         }
-        let cache = self.transfer.transfer(cache)?;
         let trimmed = cache.iter().any(|(_, block)| block.len() < read);
-        let kv_bytes = cache.bytes_per_row();
         let kv_positions = cache.iter().map(|(_, block)| block.len() as u64).sum();
         Ok(Handover {
             cache,

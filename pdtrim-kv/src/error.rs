@@ -1,9 +1,11 @@
-//! What can go wrong in choosing a KV plan.
+//! What can go wrong in choosing a KV plan and in carrying it out.
+
+use pdtrim_core::KvEncoding;
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A KV plan that cannot be found.
+/// A KV plan that cannot be found or carried out.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -31,5 +33,27 @@ pub enum Error {
         positions: usize,
         /// Blocks that decode runs.
         blocks: usize,
+    },
+    /// A cache in an element type that none is held in.
+    #[error("keys and values are held in f32, bf16 or f16, found {found}")]
+    HeldIn {
+        /// The type.
+        found: String,
+    },
+    /// A number that an encoding has no code for.
+    #[error("the encoding {encoding} has no code for {found} among the keys and values")]
+    NotFinite {
+        /// The encoding.
+        encoding: KvEncoding,
+        /// The number.
+        found: f32,
+    },
+    /// Bytes that are not what the shape says.
+    #[error("expected {expected} bytes of keys or values, found {found}")]
+    Length {
+        /// What the shape and the encoding ask for.
+        expected: usize,
+        /// What there is.
+        found: usize,
     },
 }

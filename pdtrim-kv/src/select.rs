@@ -8,7 +8,7 @@ use pdtrim_core::{BlockId, BlockSet, KvGroup, KvPlan, PerStage, TokenSpan};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::first_last::FirstLast;
+use crate::planned::PlannedTransfer;
 use crate::target::PositionTarget;
 
 /// How blocks are ranked.
@@ -286,10 +286,13 @@ impl Costs<'_, '_> {
             .iter()
             .zip(&wanted)
             .filter(|(_, groups)| !is_known(groups));
-        let transfers: Vec<FirstLast> = all.map(|(plan, _)| FirstLast::new(plan.clone())).collect();
+        let transfers: Vec<PlannedTransfer> = all
+            .map(|(plan, _)| PlannedTransfer::new(plan.clone()))
+            .collect();
         let kept = self.search.removed.decode.complement();
         let candidate = |transfer| {
-            let differs = |id: &BlockId| FirstLast::plan(transfer).span(*id) != base.span(*id);
+            let differs =
+                |id: &BlockId| PlannedTransfer::plan(transfer).block(*id) != base.block(*id);
             TransferCandidate {
                 transfer,
                 differs_from: kept.iter().find(differs),
@@ -301,7 +304,7 @@ impl Costs<'_, '_> {
         let mut failed = None;
         let measured = loss.transfer_costs(
             removed,
-            &FirstLast::new(base.clone()),
+            &PlannedTransfer::new(base.clone()),
             &candidates,
             &mut |n, cost| {
                 let evaluation = KvEvaluation {

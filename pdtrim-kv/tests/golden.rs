@@ -8,7 +8,7 @@ mod reference;
 use pdtrim_core::model::BlockModel;
 use pdtrim_core::pipeline::PdModel;
 use pdtrim_core::{BlockSet, Boundary, KvFill, KvPlan, PerStage, TokenSpan};
-use pdtrim_kv::FirstLast;
+use pdtrim_kv::PlannedTransfer;
 use reference::{ids, indices, numbers, reference};
 
 #[test]
@@ -34,7 +34,7 @@ fn kv_trim_cases_have_the_references_log_probabilities() {
                 first: size("first"),
                 last: size("last"),
             };
-            let transfer = FirstLast::new(KvPlan::uniform(&set("trim_layers"), kept));
+            let transfer = PlannedTransfer::new(KvPlan::uniform(&set("trim_layers"), kept));
             for boundary in [Boundary::Prefill, Boundary::Decode] {
                 let pd = PdModel::new(
                     &reference.model,

@@ -4,13 +4,16 @@
 
 use std::sync::Mutex;
 
-use pdtrim_core::cache::KvCache;
+use burn::tensor::Tensor;
+use pdtrim_core::cache::BlockCache;
 use pdtrim_core::journal::Journal;
 use pdtrim_core::objective::{Calibration, CalibrationLoss, Rows};
-use pdtrim_core::pipeline::{CacheTransfer, PdModel, SendAll};
+use pdtrim_core::pipeline::{CacheTransfer, PdModel, Received, SendAll};
 use pdtrim_core::testing::TinyModel;
-use pdtrim_core::{BlockSet, Boundary, KvFill, KvPlan, PerStage, TokenSpan};
-use pdtrim_kv::{Error, FirstLast, KvSearch, PositionTarget, Selection, search};
+use pdtrim_core::{BlockId, BlockSet, Boundary, KvEncoding, KvFill, KvPlan, PerStage, TokenSpan};
+use pdtrim_kv::{
+    Codec, Error, Held, KvSearch, KvShape, Part, PlannedTransfer, PositionTarget, Selection, search,
+};
 use proptest::prelude::*;
 
 const DEPTH: usize = 5;
@@ -21,13 +24,13 @@ fn blocks() -> impl Strategy<Value = BlockSet> {
 }
 
 /// Keeps what a transfer let through.
-struct Seen<'a>(&'a dyn CacheTransfer, Mutex<Option<KvCache>>);
+struct Seen<'a>(&'a dyn CacheTransfer, Mutex<Vec<(BlockId, BlockCache)>>);
 
 impl CacheTransfer for Seen<'_> {
-    fn transfer(&self, cache: KvCache) -> pdtrim_core::Result<KvCache> {
-        let sent = self.0.transfer(cache)?;
-        *self.1.lock().unwrap() = Some(sent.clone());
-        Ok(sent)
+    fn transfer(&self, id: BlockId, cache: BlockCache) -> pdtrim_core::Result<Received> {
+        let received = self.0.transfer(id, cache)?;
+        self.1.lock().unwrap().push((id, received.cache.clone()));
+        Ok(received)
     }
 }
 
@@ -42,14 +45,14 @@ proptest! {
         let decode = p.union(&more);
         prop_assume!(decode.len() < DEPTH);
         let model = TinyModel::default().build();
-        let policy = FirstLast::new(KvPlan::uniform(&trimmed, TokenSpan { first, last }));
-        let seen = Seen(&policy, Mutex::new(None));
+        let policy = PlannedTransfer::new(KvPlan::uniform(&trimmed, TokenSpan { first, last }));
+        let seen = Seen(&policy, Mutex::new(Vec::new()));
         let removed = PerStage { prefill: p, decode: decode.clone() };
         let pd = PdModel::new(&model, removed, KvFill::Nested, Boundary::Prefill, &seen).unwrap();
         let scores = pd.score(&prompt, &[[1, 2], [3, 4]]).unwrap();
-        let cache = seen.1.into_inner().unwrap().unwrap();
+        let blocks = seen.1.into_inner().unwrap();
         let mut bytes = 0;
-        for (id, block) in cache.iter() {
+        for &(id, ref block) in &blocks {
             prop_assert!(!decode.contains(id));
             let positions: Vec<usize> = block.positions().iter().map(|position| position.0).collect();
             let expected: Vec<usize> = (0..prompt.len())
@@ -60,10 +63,50 @@ proptest! {
             // keys and values, 2 heads of width 8, 4 bytes an element
             bytes += 2 * expected.len() * 2 * 8 * 4;
         }
-        prop_assert_eq!(cache.iter().count(), DEPTH - decode.len());
+        prop_assert_eq!(blocks.len(), DEPTH - decode.len());
         prop_assert_eq!(scores.kv_bytes.0, bytes as u64);
         let lost = |id| policy.plan().positions_sent(id, prompt.len()) < prompt.len();
         prop_assert_eq!(scores.trimmed, decode.complement().iter().any(lost));
+    }
+
+    #[test]
+    fn encoded_blocks_cross_in_the_bytes_that_the_plan_counts_and_decode_sees_them_rounded(
+        prompt in proptest::collection::vec(0_u32..96, 2..80),
+        encodings in proptest::collection::vec(proptest::sample::select(&KvEncoding::ALL[..]), DEPTH),
+        first in 0_usize..6, last in 1_usize..40,
+    ) {
+        let model = TinyModel::default().build();
+        let span = TokenSpan { first, last };
+        let every = BlockSet::all(DEPTH);
+        let plan = encodings.iter().enumerate().fold(KvPlan::uniform(&every, span), |plan, (id, encoding)| plan.encoded(BlockId::new(id), *encoding));
+        let (held, encoded) = (PlannedTransfer::new(KvPlan::uniform(&every, span)), PlannedTransfer::new(plan));
+        let seen = [&held, &encoded].map(|policy| Seen(policy, Mutex::new(Vec::new())));
+        let scores = seen.each_ref().map(|seen| {
+            let pd = PdModel::new(&model, PerStage::dense(DEPTH), KvFill::Nested, Boundary::Prefill, seen).unwrap();
+            pd.score(&prompt, &[[1, 2]]).unwrap()
+        });
+        let shape = KvShape { positions: span.kept(prompt.len()), heads: 2, width: 8 };
+        let bytes = |encoding| {
+            let codec = Codec { encoding, held: Held::F32 };
+            codec.bytes(shape, Part::Keys) + codec.bytes(shape, Part::Values)
+        };
+        prop_assert_eq!(scores[1].kv_bytes.0, encodings.iter().map(|encoding| bytes(*encoding) as u64).sum::<u64>());
+        prop_assert_eq!(scores[1].kv_positions, scores[0].kv_positions);
+        let [held, encoded] = seen.map(|seen| seen.1.into_inner().unwrap());
+        for (((_, held), (_, sent)), encoding) in held.iter().zip(&encoded).zip(&encodings) {
+            prop_assert_eq!(held.positions(), sent.positions());
+            let largest = |tensor: Tensor<4>| tensor.abs().max().into_scalar::<f32>();
+            for (was, is) in [(held.keys(), sent.keys()), (held.values(), sent.values())] {
+                let bound = match encoding {
+                    KvEncoding::Held => 0.0,
+                    KvEncoding::Bf16 => 0.004,
+                    KvEncoding::Fp8E4m3 => 0.0626,
+                    KvEncoding::Int8 => 0.02,
+                    KvEncoding::Int4 => 0.15,
+                } * largest(was.clone());
+                prop_assert!(largest(is - was) <= bound, "{}", encoding);
+            }
+        }
     }
 
     #[test]
@@ -72,7 +115,7 @@ proptest! {
     ) {
         let model = TinyModel::default().build();
         let span = TokenSpan { first, last: 20 };
-        let policy = FirstLast::new(KvPlan::uniform(&trimmed, span));
+        let policy = PlannedTransfer::new(KvPlan::uniform(&trimmed, span));
         let with = |transfer| PdModel::new(&model, PerStage::dense(DEPTH), KvFill::Nested, Boundary::Decode, transfer).unwrap();
         let scores = with(&policy).score(&prompt, &[[3, 4, 5]]).unwrap();
         prop_assert!(!scores.trimmed);
@@ -103,7 +146,7 @@ fn both_selections_meet_the_target_and_cost_no_more_than_any_plan_they_measured(
         assert!(choice.sent_share <= 0.5, "{choice:?}");
         assert!(!choice.plan.sends_all());
         let again = loss
-            .cost_with(&removed, &FirstLast::new(choice.plan.clone()))
+            .cost_with(&removed, &PlannedTransfer::new(choice.plan.clone()))
             .unwrap();
         assert_eq!(choice.cost.to_bits(), again.to_bits());
         for other in &choice.trace {

@@ -1,13 +1,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use pdtrim_core::BlockList;
+use pdtrim_core::{BlockList, KvEncoding};
 
 /// A plan, from a file or spelled out.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct PlanArgs {
     /// A plan file that `pdtrim trim` wrote, or one written by hand.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prefill_remove", "decode_remove", "kv_blocks"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prefill_remove", "decode_remove", "kv_blocks", "kv_encoding"])]
     pub(crate) plan: Option<PathBuf>,
     /// Blocks that prefill does without, such as 3,7-9.
     #[arg(long, value_name = "BLOCKS")]
@@ -24,7 +24,20 @@ pub(crate) struct PlanArgs {
     /// Last positions that cross.
     #[arg(long, value_name = "N", requires = "kv_blocks")]
     pub(crate) kv_last: Option<usize>,
+    /// How the elements of prompt KV cross, in every block: held, bf16, fp8-e4m3, int8 or int4.
+    #[arg(long, value_name = "ENCODING", value_parser = kv_encoding)]
+    pub(crate) kv_encoding: Option<KvEncoding>,
     /// Which stage computes the first new token: prefill or decode [default: the plan's, or prefill].
     #[arg(long)]
     pub(crate) boundary: Option<pdtrim_core::Boundary>,
+}
+
+fn kv_encoding(name: &str) -> Result<KvEncoding, String> {
+    let found = KvEncoding::ALL
+        .into_iter()
+        .find(|encoding| encoding.name() == name);
+    found.ok_or_else(|| {
+        let names = KvEncoding::ALL.map(KvEncoding::name).join(", ");
+        format!("expected one of {names}")
+    })
 }

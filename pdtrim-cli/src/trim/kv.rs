@@ -3,7 +3,7 @@
 use anyhow::Result;
 use pdtrim_core::journal::Journal;
 use pdtrim_core::objective::{CalibrationLoss, Rows};
-use pdtrim_core::{BlockSet, PerStage};
+use pdtrim_core::{BlockSet, PerStage, TokenSpan};
 use pdtrim_kv::{KvChoice, KvSearch, PositionTarget, search};
 
 use super::Run;
@@ -61,15 +61,11 @@ pub(super) fn run(
     let choice = search(&problem, Some((journal, known)), &mut |_| step.advance())?;
     drop(step);
     let sent = choice.sent_share * 100.0;
-    let blocks = choice.plan.blocks();
-    let span = choice
-        .plan
-        .to_groups()
-        .first()
-        .map_or((0, 0), |group| (group.first, group.last));
+    let blocks = choice.plan.spanned();
+    let span = blocks.iter().find_map(|id| choice.plan.span(id));
+    let TokenSpan { first, last } = span.unwrap_or(TokenSpan { first: 0, last: 0 });
     run.progress.say(&format!(
-        "search KV plan: first {} and last {} of blocks {blocks}; {sent:.1} % of positions sent",
-        span.0, span.1
+        "search KV plan: first {first} and last {last} of blocks {blocks}; {sent:.1} % of positions sent"
     ));
     Ok(Some(choice))
 }

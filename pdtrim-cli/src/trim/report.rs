@@ -1,6 +1,6 @@
 //! The report page and the closing lines.
 
-use pdtrim_core::{BlockId, BlockSet, Bytes};
+use pdtrim_core::{BlockId, BlockSet, Bytes, TokenSpan};
 use pdtrim_eval::page::{
     Annotation, Axis, Bar, BarChart, BarSeries, Item, LineChart, LineSeries, LineStyle, Page,
     Reference, Section, Unit,
@@ -88,10 +88,11 @@ fn subtitle(run: &Run, measured: &Measured) -> String {
 }
 
 fn kv_text(measured: &Measured) -> String {
-    let groups = measured.plan.kv().to_groups();
-    match groups.first() {
-        Some(group) => {
-            let (first, last, blocks) = (group.first, group.last, group.blocks.len());
+    let kv = measured.plan.kv();
+    let spanned = kv.spanned();
+    match spanned.iter().find_map(|id| kv.span(id)) {
+        Some(TokenSpan { first, last }) => {
+            let blocks = spanned.len();
             format!("first {first} and last {last} prompt positions in {blocks} blocks")
         }
         None => "all KV sent".to_owned(),

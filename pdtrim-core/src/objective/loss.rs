@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::divergence::DenseRows;
-use super::stream::{Passage, Split, Stream, last_position, send};
+use super::stream::{Passage, Split, Stream, last_position};
 use super::{Calibration, Objective, OnCost, OnUnitCosts, mean_cost};
 use crate::block::{BlockId, BlockSet};
 use crate::cache::{BlockCache, KvCache};
@@ -304,7 +304,7 @@ impl<'a> CalibrationLoss<'a> {
                     continue;
                 };
                 let cache = match group.cache.block(id) {
-                    Some(cache) => send(choice.transfer, id, self.depth(), cache.clone())?,
+                    Some(cache) => choice.transfer.transfer(id, cache.clone())?.cache,
                     None => BlockCache::with_capacity(0),
                 };
                 stream.continuation = Some(passage.step_continuation(id, hidden, cache));

@@ -9,11 +9,10 @@ use burn::tensor::Tensor;
 use super::Calibration;
 use super::loss::Rows;
 use crate::block::{BlockId, BlockSet};
-use crate::cache::{BlockCache, KvCache, TokenPosition};
+use crate::cache::{BlockCache, TokenPosition};
 use crate::error::Result;
 use crate::kernels::select_rows;
 use crate::model::{BlockModel, hand_groups, token_tensor};
-use crate::pipeline::CacheTransfer;
 use crate::stage::{Boundary, PerStage};
 
 /// Tokens that run through a block as one batch; more would only cost memory.
@@ -218,17 +217,4 @@ pub(super) fn last_position(hidden: &Tensor<3>) -> Tensor<2> {
     let [batch, seq, width] = hidden.dims();
     let rows: Vec<usize> = (0..batch).map(|row| row * seq + seq - 1).collect();
     select_rows(hidden.clone().reshape([batch * seq, width]), &rows)
-}
-
-/// What decode receives of the cache of block `id`.
-pub(super) fn send(
-    transfer: &dyn CacheTransfer,
-    id: BlockId,
-    depth: usize,
-    cache: BlockCache,
-) -> Result<BlockCache> {
-    let sent = transfer.transfer(KvCache::of_block(depth, id, cache))?;
-    Ok(sent
-        .into_block(id)
-        .expect("a transfer drops positions, not blocks"))
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::kv_plan::{BlockKv, KvEncoding, TokenSpan};
 
 fn file(prefill: &[usize], decode: &[usize]) -> PlanFile {
     PlanFile {
@@ -25,8 +26,10 @@ fn file(prefill: &[usize], decode: &[usize]) -> PlanFile {
         width: None,
         kv: vec![KvGroup {
             blocks: vec![0, 3],
-            first: 4,
-            last: 8,
+            sends: BlockKv {
+                span: Some(TokenSpan { first: 4, last: 8 }),
+                encoding: KvEncoding::Int8,
+            },
         }],
         scores: vec![PlanScore {
             task: "heldout".to_owned(),

@@ -1,0 +1,87 @@
+//! Carries a KV plan out on prefill's cache.
+
+use burn::tensor::{Tensor, TensorData};
+use pdtrim_core::cache::BlockCache;
+use pdtrim_core::pipeline::{CacheTransfer, Received};
+use pdtrim_core::{BlockId, Bytes, KvEncoding, KvPlan};
+
+use crate::encoding::{Codec, Held, KvShape, Part};
+use crate::error::Result;
+
+/// Hands over what a [`KvPlan`] lets through: the first and the last prompt positions of the blocks that
+/// say so, in the encoding that they say. Kept entries keep the token position whose `RoPE` they carry;
+/// nothing is renumbered. Decode attends to what the bytes stand for, and the bytes are counted.
+#[derive(Clone, Debug)]
+pub struct PlannedTransfer {
+    plan: KvPlan,
+}
+
+impl PlannedTransfer {
+    /// Carries out `plan`.
+    pub fn new(plan: KvPlan) -> Self {
+        Self { plan }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &KvPlan {
+        &self.plan
+    }
+}
+
+impl CacheTransfer for PlannedTransfer {
+    fn transfer(&self, id: BlockId, mut cache: BlockCache) -> pdtrim_core::Result<Received> {
+        let sends = self.plan.block(id);
+        if let Some(span) = sends.span {
+            cache.retain_places(&span.places(cache.len()));
+        }
+        if sends.encoding == KvEncoding::Held || cache.is_empty() {
+            return Ok(cache.into());
+        }
+        through_bytes(&cache, sends.encoding).map_err(|source| pdtrim_core::Error::Transfer {
+            source: Box::new(source),
+        })
+    }
+}
+
+/// The cache after its keys and values were encoded and decoded again.
+fn through_bytes(cache: &BlockCache, encoding: KvEncoding) -> Result<Received> {
+    let held = Held::of(cache.keys().dtype())?;
+    let codec = Codec { encoding, held };
+    let (keys, key_bytes) = tensor_through_bytes(&cache.keys(), codec, Part::Keys)?;
+    let (values, value_bytes) = tensor_through_bytes(&cache.values(), codec, Part::Values)?;
+    Ok(Received {
+        cache: BlockCache::from_parts(keys, values, cache.positions().to_vec()),
+        bytes: Bytes((key_bytes + value_bytes) as u64),
+    })
+}
+
+/// `[batch, positions, heads, width]`, each row of the batch by itself, and the bytes of one.
+fn tensor_through_bytes(
+    tensor: &Tensor<4>,
+    codec: Codec,
+    part: Part,
+) -> Result<(Tensor<4>, usize)> {
+    let [batch, positions, heads, width] = tensor.dims();
+    let shape = KvShape {
+        positions,
+        heads,
+        width,
+    };
+    let elements = elements(tensor.clone());
+    let mut received = Vec::with_capacity(elements.len());
+    let mut bytes = Vec::new();
+    for row in elements.chunks_exact(elements.len() / batch) {
+        bytes.clear();
+        codec.encode(row, shape, part, &mut bytes)?;
+        received.extend(codec.decode(&bytes, shape, part)?);
+    }
+    let data = TensorData::new(received, [batch, positions, heads, width]);
+    let options = (&tensor.device(), tensor.dtype());
+    Ok((Tensor::from_data(data, options), bytes.len()))
+}
+
+/// The tensor's elements in order.
+fn elements(tensor: Tensor<4>) -> Vec<f32> {
+    let data = tensor.into_data().convert::<f32>();
+    data.try_into_vec().expect("just converted")
+}
