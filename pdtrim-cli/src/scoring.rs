@@ -3,9 +3,10 @@
 use std::num::NonZeroUsize;
 
 use anyhow::Result;
-use pdtrim_core::pipeline::{PdModel, SendAll};
-use pdtrim_core::{BlockSet, Boundary, KvFill, PerStage};
+use pdtrim_core::pipeline::PdModel;
+use pdtrim_core::{BlockSet, Boundary, KvFill, KvPlan, PerStage};
 use pdtrim_eval::{Dataset, Difference, Execution, Metric, PdScorer, Prepared, Task, TaskResult};
+use pdtrim_kv::PlannedTransfer;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -41,6 +42,14 @@ impl TaskScore {
         };
         results.iter().enumerate().filter_map(score).collect()
     }
+}
+
+/// What of the model runs, and what crosses.
+#[derive(Clone, Copy)]
+struct Variant<'v> {
+    removed: &'v PerStage<BlockSet>,
+    repaired: &'v Repaired,
+    transfer: &'v PlannedTransfer,
 }
 
 /// Tasks encoded for a model.
@@ -81,7 +90,22 @@ impl<'a> Scoring<'a> {
         removed: &PerStage<BlockSet>,
         repaired: &Repaired,
     ) -> Result<Vec<TaskResult>> {
-        let one = |(prepared, data): &_| self.one(prepared, data, (removed, repaired));
+        self.score_with(removed, repaired, &KvPlan::send_all(self.session.depth()))
+    }
+
+    /// The same with what `kv` lets through.
+    pub(crate) fn score_with(
+        &self,
+        removed: &PerStage<BlockSet>,
+        repaired: &Repaired,
+        kv: &KvPlan,
+    ) -> Result<Vec<TaskResult>> {
+        let variant = Variant {
+            removed,
+            repaired,
+            transfer: &PlannedTransfer::new(kv.clone()),
+        };
+        let one = |(prepared, data): &_| self.one(prepared, data, variant);
         self.tasks.iter().map(one).collect()
     }
 
@@ -95,13 +119,13 @@ impl<'a> Scoring<'a> {
         Ok(hex(&hasher.finalize()))
     }
 
-    fn one(
-        &self,
-        prepared: &Prepared,
-        data: &Dataset,
-        (removed, repaired): (&PerStage<BlockSet>, &Repaired),
-    ) -> Result<TaskResult> {
-        let fingerprint = self.fingerprint(prepared, data, (removed, repaired))?;
+    fn one(&self, prepared: &Prepared, data: &Dataset, variant: Variant<'_>) -> Result<TaskResult> {
+        let fingerprint = self.fingerprint(prepared, data, variant)?;
+        let Variant {
+            removed,
+            repaired,
+            transfer,
+        } = variant;
         let task = prepared.task().name();
         let name = format!("{}-{}", task.replace(['/', '\\'], "_"), &fingerprint[..16]);
         let name = format!("score-{name}");
@@ -118,7 +142,7 @@ impl<'a> Scoring<'a> {
             removed.clone(),
             KvFill::Project,
             self.boundary,
-            &SendAll,
+            transfer,
         )?;
         let scorer = PdScorer::new(model, &self.session.tokenizer)
             .with_stop(&self.session.model.config().eos_token_ids);
@@ -136,18 +160,25 @@ impl<'a> Scoring<'a> {
         &self,
         prepared: &Prepared,
         data: &Dataset,
-        (removed, repaired): (&PerStage<BlockSet>, &Repaired),
+        variant: Variant<'_>,
     ) -> Result<String> {
         let session = self.session;
+        let kv = variant.transfer.plan();
+        let kv = if kv.sends_all() {
+            String::new()
+        } else {
+            format!(" {:?}", kv.to_groups())
+        };
         let about = format!(
-            "{} {} {:?} {} {} {removed:?} {} {:?}",
+            "{} {} {:?} {} {} {:?} {} {:?}{kv}",
             env!("CARGO_PKG_VERSION"),
             session.checkpoint.hash()?,
             session.dtype,
             session.device,
             self.boundary,
+            variant.removed,
             tokens_hash(prepared, data)?,
-            repaired.sha256()
+            variant.repaired.sha256()
         );
         Ok(sha256(about.as_bytes()))
     }

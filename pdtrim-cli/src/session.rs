@@ -213,6 +213,21 @@ impl Bound {
         Self { repaired, ..self }
     }
 
+    /// Blocks removed from each stage.
+    pub(crate) fn removed_blocks(&self) -> &PerStage<BlockSet> {
+        &self.removed
+    }
+
+    /// What a repair, or widths, made of the weights.
+    pub(crate) fn repaired(&self) -> &Repaired {
+        &self.repaired
+    }
+
+    /// What each stage runs.
+    pub(crate) fn models<'a>(&'a self, session: &'a Session) -> PerStage<&'a dyn BlockModel> {
+        self.repaired.models(session)
+    }
+
     /// Whether the plan leaves the model as it is.
     pub(crate) fn is_dense(&self) -> bool {
         self.removed.is_dense()

@@ -114,7 +114,7 @@ pub struct KvPlan {
 
 /// One group of blocks that send alike, as a plan file lists them: `blocks`, and `first` and `last`, or
 /// `encoding`, or all of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "GroupFields", into = "GroupFields")]
 pub struct KvGroup {
     /// Dense indices of the blocks.
@@ -185,12 +185,18 @@ impl KvPlan {
         }
     }
 
+    /// The same plan, but for what block `id` sends.
+    #[must_use]
+    pub fn with_block(mut self, id: BlockId, sends: BlockKv) -> Self {
+        self.put(id, sends);
+        self
+    }
+
     /// The same positions, with the elements of block `id` in `encoding`.
     #[must_use]
-    pub fn encoded(mut self, id: BlockId, encoding: KvEncoding) -> Self {
+    pub fn encoded(self, id: BlockId, encoding: KvEncoding) -> Self {
         let span = self.span(id);
-        self.put(id, BlockKv { span, encoding });
-        self
+        self.with_block(id, BlockKv { span, encoding })
     }
 
     /// The same positions, with the elements of every block in `encoding`.

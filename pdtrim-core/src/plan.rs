@@ -142,6 +142,15 @@ pub struct PlanFile {
     pub scores: Vec<PlanScore>,
 }
 
+impl PlanFile {
+    /// Names of the files that the plan cannot be run without, in its own folder.
+    pub fn files_beside(&self) -> impl Iterator<Item = &str> {
+        let repair = self.repair_file.iter().map(|file| file.name.as_str());
+        let biases = self.width.iter().filter_map(|width| width.biases.as_ref());
+        repair.chain(biases.map(|file| file.name.as_str()))
+    }
+}
+
 #[expect(
     clippy::trivially_copy_pass_by_ref,
     reason = "the signature that serde asks for"

@@ -34,6 +34,20 @@ pub enum Error {
         /// Blocks that decode runs.
         blocks: usize,
     },
+    /// A search in which a block has nothing to choose from.
+    #[error("a block's choices of what to send are empty")]
+    EmptyMenu,
+    /// Fewer bytes than the choices allow.
+    #[error(
+        "{found}x fewer bytes than the dense model's KV in bf16 cannot be reached: the choices that blocks \
+            have allow {most:.2}x"
+    )]
+    FrontUnreachable {
+        /// What was asked for.
+        found: f64,
+        /// The most that can be asked for.
+        most: f64,
+    },
     /// A cache in an element type that none is held in.
     #[error("keys and values are held in f32, bf16 or f16, found {found}")]
     HeldIn {

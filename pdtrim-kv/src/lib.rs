@@ -3,18 +3,25 @@
 //! In chosen blocks decode receives only the first f and the last r prompt positions, in the others
 //! all of them, each block's elements in the [`KvEncoding`](pdtrim_core::KvEncoding) that the plan names.
 //! [`PlannedTransfer`] carries a [`KvPlan`](pdtrim_core::KvPlan) out on a cache; [`search`]
-//! chooses the blocks, f and r for a byte target. KV that decode makes itself is never trimmed.
+//! chooses the blocks, f and r for a target of positions, and
+//! [`FrontSearch`] spans and encodings for several numbers of bytes. KV that decode makes itself is never trimmed.
 //!
 //! This crate knows nothing of datasets or of how blocks are removed.
 
+mod costs;
 mod encoding;
 mod error;
+mod front;
 mod planned;
 mod select;
+mod sizes;
 mod target;
 
+pub use costs::{KvEvaluation, KvJournal};
 pub use encoding::{Codec, Held, KvShape, Part};
 pub use error::{Error, Result};
+pub use front::{Front, FrontPoint, FrontSearch};
 pub use planned::PlannedTransfer;
-pub use select::{KvChoice, KvEvaluation, KvSearch, Selection, search};
+pub use select::{KvChoice, KvSearch, Selection, search};
+pub use sizes::KvSizes;
 pub use target::PositionTarget;

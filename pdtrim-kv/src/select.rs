@@ -1,14 +1,10 @@
 //! Chooses the blocks whose KV is trimmed, and how the kept positions split into first and last.
 
-use std::ops::ControlFlow;
+use pdtrim_core::objective::{AttentionProfile, CalibrationLoss};
+use pdtrim_core::{BlockId, BlockSet, KvPlan, PerStage, TokenSpan};
 
-use pdtrim_core::journal::Journal;
-use pdtrim_core::objective::{AttentionProfile, CalibrationLoss, TransferCandidate};
-use pdtrim_core::{BlockId, BlockSet, KvGroup, KvPlan, PerStage, TokenSpan};
-use serde::{Deserialize, Serialize};
-
+use crate::costs::{Costs, KvEvaluation, KvJournal};
 use crate::error::Result;
-use crate::planned::PlannedTransfer;
 use crate::target::PositionTarget;
 
 /// How blocks are ranked.
@@ -22,16 +18,6 @@ pub enum Selection {
     /// eight blocks that cost least when they were last measured are measured again (lazy greedy).
     #[default]
     Loss,
-}
-
-/// One KV plan that was measured: the record of the journal and of the trace.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KvEvaluation {
-    /// The plan.
-    pub kv: Vec<KvGroup>,
-    /// J with it: mean negative log-likelihood of the continuations, in nats.
-    pub cost: f64,
 }
 
 /// What was chosen.
@@ -88,14 +74,6 @@ impl KvSearch<'_> {
     }
 }
 
-/// Remembers every cost, on disk if there is a journal.
-struct Costs<'a, 'j> {
-    search: &'a KvSearch<'a>,
-    known: Vec<KvEvaluation>,
-    journal: Option<Journal<KvEvaluation>>,
-    on_cost: &'j mut (dyn FnMut(&KvEvaluation) + Send),
-}
-
 /// Finds the plan of lowest J that meets the target: for several numbers of trimmed blocks, the blocks
 /// by [`Selection`], the span by the target, and the split into first and last by J.
 ///
@@ -110,18 +88,10 @@ struct Costs<'a, 'j> {
 /// Never: a target that can be met has an option, and every option a split.
 pub fn search(
     search: &KvSearch<'_>,
-    journal: Option<(Journal<KvEvaluation>, Vec<KvEvaluation>)>,
+    journal: Option<KvJournal>,
     on_cost: &mut (dyn FnMut(&KvEvaluation) + Send),
 ) -> Result<KvChoice> {
-    let (journal, known) = journal.map_or((None, Vec::new()), |(journal, known)| {
-        (Some(journal), known)
-    });
-    let mut costs = Costs {
-        search,
-        known,
-        journal,
-        on_cost,
-    };
+    let mut costs = Costs::new((search.loss, search.removed), journal, on_cost);
     let kept = search.removed.decode.complement();
     let options = options(search.target, kept.len());
     if options.is_empty() {
@@ -129,7 +99,7 @@ pub fn search(
     }
     let order = match search.selection {
         Selection::Attention => None,
-        Selection::Loss => Some(costs.greedy_order(&kept, &options)?),
+        Selection::Loss => Some(greedy_order(&mut costs, &kept, &options)?),
     };
     let profile = search.loss.attention_profile(search.removed)?;
     let depth = kept.depth();
@@ -168,7 +138,7 @@ pub fn search(
         cost,
         cost_all,
         sent_share,
-        trace: costs.known,
+        trace: costs.into_trace(),
     })
 }
 
@@ -235,104 +205,47 @@ fn by_attention(profile: &AttentionProfile, kept: &BlockSet, span: TokenSpan) ->
     ranked.into_iter().map(|(_, id)| id).collect()
 }
 
-impl Costs<'_, '_> {
-    /// Blocks in the order in which trimming them costs least, with the shortest span of `options`, as
-    /// far as an option that leaves some block untouched needs them.
-    fn greedy_order(&mut self, kept: &BlockSet, options: &[Choice]) -> Result<Vec<BlockId>> {
-        let partial = options.iter().filter(|option| option.trimmed < kept.len());
-        let Some(longest) = partial.clone().map(|option| option.trimmed).max() else {
-            return Ok(Vec::new());
+/// Blocks in the order in which trimming them costs least, with the shortest span of `options`, as
+/// far as an option that leaves some block untouched needs them.
+fn greedy_order(
+    costs: &mut Costs<'_, '_>,
+    kept: &BlockSet,
+    options: &[Choice],
+) -> Result<Vec<BlockId>> {
+    let partial = options.iter().filter(|option| option.trimmed < kept.len());
+    let Some(longest) = partial.clone().map(|option| option.trimmed).max() else {
+        return Ok(Vec::new());
+    };
+    let positions = partial
+        .map(|option| option.span)
+        .min()
+        .expect("there is one");
+    let span = splits(positions)
+        .into_iter()
+        .rev()
+        .find(|span| span.first <= 4)
+        .expect("the smallest split has first <= 1");
+    let mut order: Vec<BlockId> = Vec::new();
+    let mut choices: Vec<(f64, BlockId)> = kept.iter().map(|id| (f64::INFINITY, id)).collect();
+    while order.len() < longest {
+        let chosen = BlockSet::from_indices(kept.depth(), order.iter().map(|id| id.index()))?;
+        let measured = if order.is_empty() {
+            choices.len()
+        } else {
+            SHORTLIST.min(choices.len())
         };
-        let positions = partial
-            .map(|option| option.span)
-            .min()
-            .expect("there is one");
-        let span = splits(positions)
-            .into_iter()
-            .rev()
-            .find(|span| span.first <= 4)
-            .expect("the smallest split has first <= 1");
-        let mut order: Vec<BlockId> = Vec::new();
-        let mut choices: Vec<(f64, BlockId)> = kept.iter().map(|id| (f64::INFINITY, id)).collect();
-        while order.len() < longest {
-            let chosen = BlockSet::from_indices(kept.depth(), order.iter().map(|id| id.index()))?;
-            let measured = if order.is_empty() {
-                choices.len()
-            } else {
-                SHORTLIST.min(choices.len())
-            };
-            let with = |&(_, id): &(f64, BlockId)| KvPlan::uniform(&chosen.with(id), span);
-            let plans: Vec<KvPlan> = choices[..measured].iter().map(with).collect();
-            let costs = self.of(&KvPlan::uniform(&chosen, span), &plans)?;
-            for (choice, cost) in choices.iter_mut().zip(costs) {
-                choice.0 = cost;
-            }
-            // The cheapest of those measured now, then the rest by what they cost when last measured.
-            choices[..measured].sort_by(by_cost);
-            order.push(choices.remove(0).1);
-            choices.sort_by(by_cost);
+        let with = |&(_, id): &(f64, BlockId)| KvPlan::uniform(&chosen.with(id), span);
+        let plans: Vec<KvPlan> = choices[..measured].iter().map(with).collect();
+        let measured_costs = costs.of(&KvPlan::uniform(&chosen, span), &plans)?;
+        for (choice, cost) in choices.iter_mut().zip(measured_costs) {
+            choice.0 = cost;
         }
-        Ok(order)
+        // The cheapest of those measured now, then the rest by what they cost when last measured.
+        choices[..measured].sort_by(by_cost);
+        order.push(choices.remove(0).1);
+        choices.sort_by(by_cost);
     }
-
-    /// The costs of `plans`; only unknown ones are measured. Blocks before the first in which a plan
-    /// differs from `base` are run once for all.
-    fn of(&mut self, base: &KvPlan, plans: &[KvPlan]) -> Result<Vec<f64>> {
-        let wanted: Vec<Vec<KvGroup>> = plans.iter().map(KvPlan::to_groups).collect();
-        let is_known = |groups: &Vec<KvGroup>| self.known.iter().any(|known| known.kv == *groups);
-        let unknown: Vec<&Vec<KvGroup>> =
-            wanted.iter().filter(|groups| !is_known(groups)).collect();
-        let all = plans
-            .iter()
-            .zip(&wanted)
-            .filter(|(_, groups)| !is_known(groups));
-        let transfers: Vec<PlannedTransfer> = all
-            .map(|(plan, _)| PlannedTransfer::new(plan.clone()))
-            .collect();
-        let kept = self.search.removed.decode.complement();
-        let candidate = |transfer| {
-            let differs =
-                |id: &BlockId| PlannedTransfer::plan(transfer).block(*id) != base.block(*id);
-            TransferCandidate {
-                transfer,
-                differs_from: kept.iter().find(differs),
-            }
-        };
-        let candidates: Vec<_> = transfers.iter().map(candidate).collect();
-        let (loss, removed) = (self.search.loss, self.search.removed);
-        let (known, journal, on_cost) = (&mut self.known, &mut self.journal, &mut self.on_cost);
-        let mut failed = None;
-        let measured = loss.transfer_costs(
-            removed,
-            &PlannedTransfer::new(base.clone()),
-            &candidates,
-            &mut |n, cost| {
-                let evaluation = KvEvaluation {
-                    kv: unknown[n].clone(),
-                    cost,
-                };
-                if let Some(error) = journal
-                    .as_mut()
-                    .and_then(|journal| journal.append(&evaluation).err())
-                {
-                    failed = Some(error);
-                    return ControlFlow::Break(());
-                }
-                on_cost(&evaluation);
-                known.push(evaluation);
-                ControlFlow::Continue(())
-            },
-        );
-        if let Some(error) = failed {
-            return Err(error.into());
-        }
-        measured?;
-        let cost = |groups: &Vec<KvGroup>| {
-            let measured = self.known.iter().find(|known| known.kv == *groups);
-            measured.expect("just measured").cost
-        };
-        Ok(wanted.iter().map(cost).collect())
-    }
+    Ok(order)
 }
 
 #[cfg(test)]

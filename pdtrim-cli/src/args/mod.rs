@@ -6,6 +6,7 @@ mod compare;
 mod eval;
 mod generate;
 mod inspect;
+mod kv;
 mod logprobs;
 mod model;
 mod plan;
@@ -27,9 +28,10 @@ pub(crate) use compare::{CompareArgs, MethodArg, TargetArg};
 pub(crate) use eval::{BaselineArgs, EvalArgs, GateArgs, ModeArg, ScoreArgs};
 pub(crate) use generate::GenerateArgs;
 pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
+pub(crate) use kv::{KvArgs, KvCommand, KvMenuArg, KvSearchArgs};
 pub(crate) use logprobs::LogprobsArgs;
 pub(crate) use model::{DEFAULT_MODEL, DtypeArg, ModelArgs};
-pub(crate) use plan::PlanArgs;
+pub(crate) use plan::{PlanArgs, kv_encoding};
 pub(crate) use sensitivity::SensitivityArgs;
 pub(crate) use strategy::{StrategyArg, ValidationLedger};
 pub(crate) use trim::{KvSelectionArg, RepairArg, TrimArgs, TrimConfig, set};
@@ -82,6 +84,8 @@ pub(crate) enum Command {
     Compare(Box<CompareArgs>),
     /// What each block is worth to each stage: one removed at a time, by loss and by divergence.
     Sensitivity(Box<SensitivityArgs>),
+    /// What decode has to receive of a prompt's keys and values.
+    Kv(KvArgs),
     /// Fetch a model into the cache.
     Pull(PullArgs),
     /// Measure how fast the stages, a search and an evaluation run on this machine.

@@ -32,7 +32,8 @@ pub(crate) struct PlanArgs {
     pub(crate) boundary: Option<pdtrim_core::Boundary>,
 }
 
-fn kv_encoding(name: &str) -> Result<KvEncoding, String> {
+/// The encoding called `name`.
+pub(crate) fn kv_encoding(name: &str) -> Result<KvEncoding, String> {
     let found = KvEncoding::ALL
         .into_iter()
         .find(|encoding| encoding.name() == name);

@@ -7,6 +7,7 @@ mod eval;
 mod export;
 mod generate;
 mod inspect;
+mod kv;
 mod logprobs;
 mod sensitivity;
 
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Calibrations(args) => calibrations::run(&args, progress),
         Command::Compare(args) => compare::run(&args, progress),
         Command::Sensitivity(args) => sensitivity::run(&args, progress),
+        Command::Kv(args) => kv::run(&args, progress),
         Command::Pull(args) => pull(&args, progress),
         Command::Bench(args) => bench::run(&args, progress),
         Command::Completions { shell } => {

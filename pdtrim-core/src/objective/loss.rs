@@ -161,6 +161,24 @@ impl<'a> CalibrationLoss<'a> {
         candidates: &[TransferCandidate<'_>],
         on_cost: &mut OnCost<'_>,
     ) -> Result<Vec<f64>> {
+        let costs = self.transfer_window_costs(removed, base, candidates, &mut |n, costs| {
+            on_cost(n, mean_cost(costs))
+        })?;
+        Ok(costs.iter().map(|costs| mean_cost(costs)).collect())
+    }
+
+    /// As [`transfer_costs`](Self::transfer_costs), on each window: `[candidate][window]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`transfer_costs`](Self::transfer_costs).
+    pub fn transfer_window_costs(
+        &self,
+        removed: &PerStage<BlockSet>,
+        base: &dyn CacheTransfer,
+        candidates: &[TransferCandidate<'_>],
+        on_costs: &mut OnUnitCosts<'_>,
+    ) -> Result<Vec<Vec<f64>>> {
         self.check_length()?;
         let depth = self.depth();
         let choice = |transfer| DecodeChoice {
@@ -174,16 +192,14 @@ impl<'a> CalibrationLoss<'a> {
         let forks = candidates
             .iter()
             .map(|candidate| candidate.differs_from.map_or(depth, BlockId::index));
-        let on_costs: &mut OnUnitCosts<'_> = &mut |n, costs| on_cost(n, mean_cost(costs));
-        let costs = self.decode_costs(
+        self.decode_costs(
             &removed.prefill,
             &choice(base),
             &choices,
             forks.collect(),
             &self.all_units(),
             &Report::new(on_costs),
-        )?;
-        Ok(costs.iter().map(|costs| mean_cost(costs)).collect())
+        )
     }
 
     pub(super) fn all_units(&self) -> Vec<usize> {

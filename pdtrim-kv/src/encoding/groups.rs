@@ -1,7 +1,8 @@
 //! Elements between the lowest and the highest of their group, in steps of equal size.
 //!
 //! First the groups' headers, lowest and step as bf16 each, then the codes in the elements' order, two
-//! to a byte in 4 bits, the earlier one in the lower half.
+//! to a byte in 4 bits, the earlier one in the lower half. Loops run along a position's channels, which
+//! lie side by side.
 
 use half::bf16;
 
@@ -24,69 +25,119 @@ fn count(shape: KvShape, part: Part) -> usize {
     }
 }
 
-/// The group of the element at `index`.
-fn group_of(index: usize, shape: KvShape, part: Part) -> usize {
-    let (position, channel) = (index / shape.row(), index % shape.row());
-    match part {
-        Part::Keys => position / GROUP * shape.row() + channel,
-        Part::Values => {
-            let (head, channel) = (channel / shape.width, channel % shape.width);
-            let of_head = shape.width.div_ceil(GROUP);
-            (position * shape.heads + head) * of_head + channel / GROUP
+/// Lowest element and step of each group, as the other side will read them.
+struct Scales {
+    lowest: Vec<f32>,
+    step: Vec<f32>,
+}
+
+impl Scales {
+    fn with_capacity(groups: usize) -> Self {
+        Self {
+            lowest: Vec::with_capacity(groups),
+            step: Vec::with_capacity(groups),
         }
     }
-}
 
-/// A group's lowest element and the step between its codes, as they cross.
-#[derive(Clone, Copy)]
-struct Scale {
-    lowest: bf16,
-    step: bf16,
-}
-
-impl Scale {
-    fn new(lowest: f32, highest: f32, codes: f32) -> Self {
-        // Below the lowest, so that the codes begin before it; the step then reaches the highest.
-        let rounded = bf16::from_f32(lowest);
-        let below = if rounded.to_f32() > lowest {
-            bf16::from_f32(lowest - lowest.abs() / 256.0)
+    fn push(&mut self, lowest: f32, highest: f32, codes: f32) {
+        // Not above the lowest, so that no element is before the first code.
+        let nearest = bf16::from_f32(lowest).to_f32();
+        let lowest = if nearest > lowest {
+            bf16::from_f32(lowest - lowest.abs() / 256.0).to_f32()
         } else {
-            rounded
+            nearest
         };
-        let step = (highest - below.to_f32()) / codes;
-        Self {
-            lowest: below,
-            step: bf16::from_f32(step),
+        self.lowest.push(lowest);
+        let step = (highest - lowest) / codes;
+        self.step.push(bf16::from_f32(step).to_f32());
+    }
+
+    fn of(elements: &[f32], shape: KvShape, part: Part, codes: f32) -> Self {
+        let mut scales = Self::with_capacity(count(shape, part));
+        match part {
+            Part::Keys => {
+                for rows in elements.chunks(GROUP * shape.row()) {
+                    let mut lowest = vec![f32::INFINITY; shape.row()];
+                    let mut highest = vec![f32::NEG_INFINITY; shape.row()];
+                    for row in rows.chunks(shape.row()) {
+                        for ((lowest, highest), &element) in
+                            lowest.iter_mut().zip(&mut highest).zip(row)
+                        {
+                            *lowest = lowest.min(element);
+                            *highest = highest.max(element);
+                        }
+                    }
+                    for (lowest, highest) in lowest.into_iter().zip(highest) {
+                        scales.push(lowest, highest, codes);
+                    }
+                }
+            }
+            Part::Values => {
+                for group in elements
+                    .chunks(shape.width)
+                    .flat_map(|head| head.chunks(GROUP))
+                {
+                    let lowest = group.iter().copied().fold(f32::INFINITY, f32::min);
+                    let highest = group.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                    scales.push(lowest, highest, codes);
+                }
+            }
+        }
+        scales
+    }
+
+    fn read(headers: &[u8]) -> Self {
+        let (headers, _) = headers.as_chunks::<HEADER>();
+        let mut scales = Self::with_capacity(headers.len());
+        for &[a, b, c, d] in headers {
+            scales.lowest.push(bf16::from_le_bytes([a, b]).to_f32());
+            scales.step.push(bf16::from_le_bytes([c, d]).to_f32());
+        }
+        scales
+    }
+
+    fn write(&self, bytes: &mut Vec<u8>) {
+        for (lowest, step) in self.lowest.iter().zip(&self.step) {
+            bytes.extend(bf16::from_f32(*lowest).to_le_bytes());
+            bytes.extend(bf16::from_f32(*step).to_le_bytes());
         }
     }
 
-    fn code(self, element: f32, codes: f32) -> u8 {
-        let step = self.step.to_f32();
-        if step <= 0.0 {
-            return 0;
-        }
-        let code = (element - self.lowest.to_f32()) / step;
-        code.round().clamp(0.0, codes) as u8
-    }
-
-    fn element(self, code: u8) -> f32 {
-        self.lowest.to_f32() + self.step.to_f32() * f32::from(code)
-    }
-
-    fn to_bytes(self) -> [u8; HEADER] {
-        let ([a, b], [c, d]) = (self.lowest.to_le_bytes(), self.step.to_le_bytes());
-        [a, b, c, d]
-    }
-
-    fn from_bytes([a, b, c, d]: [u8; HEADER]) -> Self {
-        Self {
-            lowest: bf16::from_le_bytes([a, b]),
-            step: bf16::from_le_bytes([c, d]),
+    /// Calls `at` for each stretch of elements, given where it starts, with the lowest elements and the
+    /// steps of its groups: one for each element of it, or one for all.
+    fn stretches(
+        &self,
+        shape: KvShape,
+        part: Part,
+        mut at: impl FnMut(std::ops::Range<usize>, &[f32], &[f32]),
+    ) {
+        match part {
+            Part::Keys => {
+                let row = shape.row();
+                for position in 0..shape.positions {
+                    let groups = position / GROUP * row..(position / GROUP + 1) * row;
+                    let (lowest, step) = (&self.lowest[groups.clone()], &self.step[groups]);
+                    at(position * row..(position + 1) * row, lowest, step);
+                }
+            }
+            Part::Values => {
+                let mut group = 0;
+                for head in 0..shape.positions * shape.heads {
+                    for channel in (0..shape.width).step_by(GROUP) {
+                        let start = head * shape.width + channel;
+                        let end = start + GROUP.min(shape.width - channel);
+                        let one = group..group + 1;
+                        at(start..end, &self.lowest[one.clone()], &self.step[one]);
+                        group += 1;
+                    }
+                }
+            }
         }
     }
 }
 
-fn codes<const BITS: u32>() -> f32 {
+/// The larger of the codes of so many bits.
+fn largest<const BITS: u32>() -> f32 {
     ((1_u32 << BITS) - 1) as f32
 }
 
@@ -96,41 +147,58 @@ pub(super) fn encode<const BITS: u32>(
     part: Part,
     bytes: &mut Vec<u8>,
 ) {
-    let mut bounds = vec![(f32::INFINITY, f32::NEG_INFINITY); count(shape, part)];
-    for (index, &element) in elements.iter().enumerate() {
-        let (lowest, highest) = &mut bounds[group_of(index, shape, part)];
-        (*lowest, *highest) = (lowest.min(element), highest.max(element));
-    }
-    let scale = |(lowest, highest)| Scale::new(lowest, highest, codes::<BITS>());
-    let scales: Vec<Scale> = bounds.into_iter().map(scale).collect();
-    bytes.extend(scales.iter().flat_map(|scale| scale.to_bytes()));
-    let code = |(index, &element): (usize, &f32)| {
-        scales[group_of(index, shape, part)].code(element, codes::<BITS>())
+    let largest = largest::<BITS>();
+    let scales = Scales::of(elements, shape, part, largest);
+    scales.write(bytes);
+    let mut codes = vec![0_u8; elements.len()];
+    let code = |element: f32, lowest: f32, inverse: f32| {
+        // Rounds to the nearest: nothing is below 0.
+        ((element - lowest) * inverse + 0.5).min(largest) as u8
     };
-    let mut coded = elements.iter().enumerate().map(code);
-    if BITS == 4 {
-        while let Some(low) = coded.next() {
-            bytes.push(low | coded.next().unwrap_or(0) << 4);
+    let inverse = |step: f32| if step > 0.0 { step.recip() } else { 0.0 };
+    scales.stretches(shape, part, |range, lowest, step| {
+        let places = codes[range.clone()].iter_mut().zip(&elements[range]);
+        if let ([lowest], [step]) = (lowest, step) {
+            let inverse = inverse(*step);
+            places.for_each(|(place, element)| *place = code(*element, *lowest, inverse));
+        } else {
+            let scales = lowest.iter().zip(step);
+            for ((place, element), (lowest, step)) in places.zip(scales) {
+                *place = code(*element, *lowest, inverse(*step));
+            }
         }
+    });
+    if BITS == 4 {
+        let byte = |pair: &[u8]| pair[0] | pair.get(1).copied().unwrap_or(0) << 4;
+        bytes.extend(codes.chunks(2).map(byte));
     } else {
-        bytes.extend(coded);
+        bytes.extend(codes);
     }
 }
 
 pub(super) fn decode<const BITS: u32>(bytes: &[u8], shape: KvShape, part: Part) -> Vec<f32> {
-    let (headers, coded) = bytes.split_at(header(shape, part));
-    let (headers, _) = headers.as_chunks::<HEADER>();
-    let scales: Vec<Scale> = headers
-        .iter()
-        .map(|&bytes| Scale::from_bytes(bytes))
-        .collect();
-    let element = |index: usize| {
-        let code = if BITS == 4 {
-            coded[index / 2] >> (index % 2 * 4) & 0xf
-        } else {
-            coded[index]
-        };
-        scales[group_of(index, shape, part)].element(code)
+    let (headers, packed) = bytes.split_at(header(shape, part));
+    let scales = Scales::read(headers);
+    let unpacked: Vec<u8>;
+    let codes = if BITS == 4 {
+        unpacked = packed
+            .iter()
+            .flat_map(|byte| [byte & 0xf, byte >> 4])
+            .collect();
+        &unpacked[..]
+    } else {
+        packed
     };
-    (0..shape.elements()).map(element).collect()
+    let mut elements = vec![0.0; shape.elements()];
+    scales.stretches(shape, part, |range, lowest, step| {
+        let places = elements[range.clone()].iter_mut().zip(&codes[range]);
+        if let ([lowest], [step]) = (lowest, step) {
+            places.for_each(|(place, code)| *place = lowest + step * f32::from(*code));
+        } else {
+            for ((place, code), (lowest, step)) in places.zip(lowest.iter().zip(step)) {
+                *place = lowest + step * f32::from(*code);
+            }
+        }
+    });
+    elements
 }

@@ -1,0 +1,16 @@
+//! `pdtrim kv`: what decode has to receive of a prompt's keys and values.
+
+mod page;
+mod report;
+mod search;
+
+use anyhow::Result;
+
+use crate::args::{KvArgs, KvCommand};
+use crate::progress::Progress;
+
+pub(crate) fn run(args: &KvArgs, progress: Progress) -> Result<()> {
+    match &args.command {
+        KvCommand::Search(args) => search::run(args, progress),
+    }
+}

@@ -1,0 +1,209 @@
+//! What was measured: one struct behind the object, the CSV, the table and the page.
+
+use std::fmt;
+
+use anyhow::Result;
+use pdtrim_core::KvGroup;
+use pdtrim_core::objective::mean_cost;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::args::KvMenuArg;
+use crate::scoring::TaskScore;
+
+/// How a plan came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Kind {
+    /// Searched: fewer positions.
+    Positions,
+    /// Searched: fewer bits.
+    Encodings,
+    /// Searched: both.
+    Both,
+    /// The same first and last positions in every block.
+    SameSpan,
+    /// The same encoding in every block.
+    SameEncoding,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 5] = [
+        Self::Positions,
+        Self::Encodings,
+        Self::Both,
+        Self::SameSpan,
+        Self::SameEncoding,
+    ];
+
+    pub(super) fn of(menu: KvMenuArg) -> Self {
+        match menu {
+            KvMenuArg::Positions => Self::Positions,
+            KvMenuArg::Encodings => Self::Encodings,
+            KvMenuArg::Both => Self::Both,
+        }
+    }
+
+    pub(super) fn file_name(self) -> &'static str {
+        match self {
+            Self::Positions => "positions",
+            Self::Encodings => "encodings",
+            Self::Both => "both",
+            Self::SameSpan => "same-span",
+            Self::SameEncoding => "same-encoding",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Positions => "positions",
+            Self::Encodings => "encodings",
+            Self::Both => "positions and encodings",
+            Self::SameSpan => "same positions everywhere",
+            Self::SameEncoding => "same encoding everywhere",
+        })
+    }
+}
+
+/// Everything that one `pdtrim kv search` found. Losses are mean NLL in nats on held-out windows.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) settings: Value,
+    /// With everything sent as it is held.
+    pub(super) loss_all: f64,
+    pub(super) perplexity_all: f64,
+    /// Empty without `--tasks`.
+    pub(super) tasks_all: Vec<TaskScore>,
+    pub(super) rows: Vec<Row>,
+}
+
+/// One plan.
+#[derive(Debug, Serialize)]
+pub(super) struct Row {
+    pub(super) kind: Kind,
+    /// The factor asked for.
+    pub(super) asked: Option<f64>,
+    /// How many times fewer bytes than the dense model's KV in bf16.
+    pub(super) factor: f64,
+    /// Of a prompt.
+    pub(super) bytes: f64,
+    /// On the windows that chose the plan.
+    pub(super) calibration_loss: Option<f64>,
+    pub(super) loss: f64,
+    pub(super) loss_rise: f64,
+    /// Over windows; absent with one.
+    pub(super) loss_rise_stderr: Option<f64>,
+    pub(super) perplexity: f64,
+    /// 0.01 = one percent above the perplexity with everything sent.
+    pub(super) perplexity_rise: f64,
+    pub(super) tasks: Vec<TaskScore>,
+    /// What each block sends; blocks that are not named send everything as it is held.
+    pub(super) kv: Vec<KvGroup>,
+    /// File name of the plan.
+    pub(super) plan: Option<String>,
+}
+
+impl Row {
+    /// A row of the losses of each window, with everything sent and with the plan.
+    pub(super) fn new(kind: Kind, (all, costs): (&[f64], &[f64])) -> Self {
+        let rises: Vec<f64> = costs
+            .iter()
+            .zip(all)
+            .map(|(cost, all)| cost - all)
+            .collect();
+        let n = rises.len() as f64;
+        let rise = rises.iter().sum::<f64>() / n;
+        let squares: f64 = rises.iter().map(|value| (value - rise).powi(2)).sum();
+        let loss = mean_cost(costs);
+        Self {
+            kind,
+            asked: None,
+            factor: 1.0,
+            bytes: 0.0,
+            calibration_loss: None,
+            loss,
+            loss_rise: rise,
+            loss_rise_stderr: (rises.len() > 1).then(|| (squares / (n - 1.0) / n).sqrt()),
+            perplexity: loss.exp(),
+            perplexity_rise: rise.exp_m1(),
+            tasks: Vec::new(),
+            kv: Vec::new(),
+            plan: None,
+        }
+    }
+}
+
+impl Report {
+    pub(super) fn new(
+        settings: Value,
+        (all, tasks_all): (&[f64], Vec<TaskScore>),
+        rows: Vec<Row>,
+    ) -> Self {
+        let loss_all = mean_cost(all);
+        Self {
+            settings,
+            loss_all,
+            perplexity_all: loss_all.exp(),
+            tasks_all,
+            rows,
+        }
+    }
+
+    pub(super) fn of(&self, kind: Kind) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(move |row| row.kind == kind)
+    }
+
+    pub(super) fn in_words(&self) -> String {
+        format!(
+            "held-out perplexity with everything sent {:.3}; fewer bytes: than the dense model's KV in bf16",
+            self.perplexity_all
+        )
+    }
+
+    pub(super) fn to_csv(&self) -> Result<Vec<u8>> {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        let header = [
+            "kind",
+            "asked",
+            "factor",
+            "bytes",
+            "calibration_loss",
+            "loss",
+            "loss_rise",
+            "loss_rise_stderr",
+            "perplexity",
+            "perplexity_rise",
+        ];
+        let tasks = self.tasks_all.iter().flat_map(|score| {
+            let name = format!("{}_{}", score.task, score.metric.name);
+            [name.clone(), format!("{name}_stderr")]
+        });
+        let header = header.into_iter().map(str::to_owned);
+        writer.write_record(header.chain(tasks))?;
+        let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
+        for row in &self.rows {
+            let fields = [
+                row.kind.file_name().to_owned(),
+                number(row.asked),
+                number(Some(row.factor)),
+                number(Some(row.bytes)),
+                number(row.calibration_loss),
+                number(Some(row.loss)),
+                number(Some(row.loss_rise)),
+                number(row.loss_rise_stderr),
+                number(Some(row.perplexity)),
+                number(Some(row.perplexity_rise)),
+            ];
+            let tasks = row.tasks.iter().flat_map(|score| {
+                [
+                    number(Some(score.metric.value)),
+                    number(score.metric.stderr),
+                ]
+            });
+            writer.write_record(fields.into_iter().chain(tasks))?;
+        }
+        Ok(writer.into_inner()?)
+    }
+}

@@ -1,0 +1,464 @@
+//! `pdtrim kv search`: fewer and fewer bytes, each time at the lowest loss that was found.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use pdtrim_core::hash::sha256;
+use pdtrim_core::journal::Journal;
+use pdtrim_core::objective::{Calibration, CalibrationLoss, Rows, TransferCandidate};
+use pdtrim_core::plan::{PLAN_VERSION, PlanCalibration, PlanFile, PlanModel, Repair};
+use pdtrim_core::{
+    BlockKv, BlockSet, Boundary, KvEncoding, KvFill, KvPlan, PerStage, Plan, TokenSpan,
+};
+use pdtrim_eval::TaskResult;
+use pdtrim_kv::{FrontSearch, KvSizes, PlannedTransfer};
+use pdtrim_search::calibration::{CalibrationSet, Corpus, Part, WindowDraw};
+use serde_json::json;
+
+use super::page;
+use super::report::{Kind, Report, Row};
+use crate::args::{KvMenuArg, KvSearchArgs, PlanArgs};
+use crate::commands::load_all;
+use crate::progress::Progress;
+use crate::run_folder::RunFolder;
+use crate::scoring::{Scoring, TaskScore};
+use crate::session::{Bound, Session};
+use crate::{calibration, output, tables};
+
+pub(super) fn run(args: &KvSearchArgs, progress: Progress) -> Result<()> {
+    let factors = factors(args)?;
+    let data = args.data.as_deref();
+    let corpus = |part| Corpus::read(&args.calibration, data, part);
+    let (chosen_on, reported_on) = (corpus(Part::Calibration)?, corpus(Part::HeldOut)?);
+    let tasks = if args.tasks.is_empty() {
+        Vec::new()
+    } else {
+        load_all(&args.tasks, data, args.model.offline, None, progress)?
+    };
+    let folder = RunFolder::open(&args.out, args.force)?;
+    let session = Session::open(&args.model, progress)?.for_long_work();
+    let plan = PlanArgs {
+        plan: args.plan.clone(),
+        boundary: args.boundary,
+        ..PlanArgs::default()
+    };
+    let bound = Bound::from_args(&plan, &session)?;
+    let windows = |corpus: &Corpus, seed, windows| {
+        let set = calibration::draw(&session, corpus, &draw(args, seed, windows), progress)?;
+        with_prompt(set, args.prompt_tokens.get())
+    };
+    let chosen_on = windows(&chosen_on, args.calibration_seed, args.windows.get())?;
+    let reported_on = windows(&reported_on, 0, args.held_out_windows.get())?;
+    let kept = (&folder, progress);
+    let scoring = Scoring::new(&session, kept, Boundary::Decode, tasks, args.limit)?;
+    let search = Search {
+        args,
+        factors,
+        session: &session,
+        bound: &bound,
+        folder: &folder,
+        progress,
+        chosen_on: &chosen_on,
+        reported_on: &reported_on,
+    };
+    let report = search.run(&scoring)?;
+    let object = serde_json::to_value(&report)?;
+    let text = serde_json::to_string_pretty(&object)?;
+    folder.put("front.json", format!("{text}\n").as_bytes())?;
+    folder.put("front.csv", &report.to_csv()?)?;
+    folder.put("front.html", page::page(&report).render().as_bytes())?;
+    if args.json {
+        return output::json(&object);
+    }
+    output::result(&tables::plain(&page::table(&report)))?;
+    let out = args.out.display();
+    output::result(&format!(
+        "\n{}\n{out}: front.json, front.csv, front.html, and a plan for each point of a search",
+        report.in_words()
+    ))
+}
+
+/// The factors asked for, ascending.
+fn factors(args: &KvSearchArgs) -> Result<Vec<f64>> {
+    for factor in &args.factors {
+        ensure!(
+            *factor >= 1.0 && factor.is_finite(),
+            "factors: expected numbers of at least 1, found {factor}"
+        );
+    }
+    let mut factors = args.factors.clone();
+    factors.sort_by(f64::total_cmp);
+    factors.dedup();
+    Ok(factors)
+}
+
+fn draw(args: &KvSearchArgs, seed: u64, windows: usize) -> WindowDraw {
+    WindowDraw {
+        seed,
+        items: None,
+        windows,
+        window_tokens: args.prompt_tokens.get() + args.continuation_tokens.get(),
+    }
+}
+
+/// The same windows with a prompt of another length.
+fn with_prompt(set: CalibrationSet, prompt_tokens: usize) -> Result<CalibrationSet> {
+    Ok(CalibrationSet {
+        calibration: Calibration::new(set.calibration.windows().to_vec(), prompt_tokens)?,
+        about: PlanCalibration {
+            prompt_tokens,
+            ..set.about
+        },
+    })
+}
+
+/// A model, its plan, and the windows.
+struct Search<'a> {
+    args: &'a KvSearchArgs,
+    factors: Vec<f64>,
+    session: &'a Session,
+    bound: &'a Bound,
+    folder: &'a RunFolder,
+    progress: Progress,
+    chosen_on: &'a CalibrationSet,
+    reported_on: &'a CalibrationSet,
+}
+
+/// A plan before it is reported on.
+struct Candidate {
+    kind: Kind,
+    asked: Option<f64>,
+    plan: KvPlan,
+    /// On the windows that chose it.
+    cost: Option<f64>,
+}
+
+impl Search<'_> {
+    fn run(&self, scoring: &Scoring<'_>) -> Result<Report> {
+        let sizes = KvSizes::new(self.bound.models(self.session).decode, vec![self.read()])?;
+        let mut candidates = Vec::new();
+        for &menu in &self.args.menus {
+            candidates.extend(self.front(menu, &sizes)?);
+        }
+        candidates.extend(self.uniform(&sizes));
+        let loss = self.loss(self.reported_on)?;
+        let base = self.window_costs(&loss, &KvPlan::send_all(self.session.depth()))?;
+        let dense = self.score(scoring, &KvPlan::send_all(self.session.depth()))?;
+        let mut rows = Vec::new();
+        for candidate in candidates {
+            let costs = self.window_costs(&loss, &candidate.plan)?;
+            let tasks = self.score(scoring, &candidate.plan)?;
+            let bytes = sizes.plan_bytes(&candidate.plan, self.decode_removed());
+            let plan_file = self.write_plan(&candidate)?;
+            let mut row = Row::new(candidate.kind, (&base, &costs));
+            row.asked = candidate.asked;
+            row.factor = sizes.dense_bf16_bytes() / bytes;
+            row.bytes = bytes;
+            row.calibration_loss = candidate.cost;
+            row.kv = candidate.plan.to_groups();
+            row.tasks = TaskScore::of(&tasks, Some(&dense));
+            row.plan = plan_file;
+            rows.push(row);
+        }
+        Ok(Report::new(
+            self.settings()?,
+            (&base, TaskScore::of(&dense, None)),
+            rows,
+        ))
+    }
+
+    /// Prompt positions that prefill reads.
+    fn read(&self) -> usize {
+        let prompt = self.args.prompt_tokens.get();
+        match self.bound.boundary {
+            Boundary::Prefill => prompt,
+            Boundary::Decode => prompt - 1,
+        }
+    }
+
+    fn removed(&self) -> &PerStage<BlockSet> {
+        self.bound.removed_blocks()
+    }
+
+    fn decode_removed(&self) -> &BlockSet {
+        &self.removed().decode
+    }
+
+    fn loss<'s>(&'s self, set: &'s CalibrationSet) -> Result<CalibrationLoss<'s>> {
+        let models = self.bound.models(self.session);
+        let (rows, boundary) = (Rows::Continuation, self.bound.boundary);
+        Ok(CalibrationLoss::per_stage(
+            models,
+            &set.calibration,
+            rows,
+            boundary,
+        )?)
+    }
+
+    fn front(&self, menu: KvMenuArg, sizes: &KvSizes) -> Result<Vec<Candidate>> {
+        let loss = self.loss(self.chosen_on)?;
+        let choices = self.menu(menu);
+        let mut search = FrontSearch {
+            loss: &loss,
+            removed: self.removed(),
+            sizes,
+            menu: &choices,
+            factors: &[],
+            rounds: self.args.rounds,
+        };
+        let most = search.most();
+        let within: Vec<f64> = self
+            .factors
+            .iter()
+            .copied()
+            .filter(|&factor| factor <= most)
+            .collect();
+        let kind = Kind::of(menu);
+        if within.len() < self.factors.len() {
+            self.progress.say(&format!(
+                "{kind}: no plan for factors above {most:.2}, the most that these choices allow"
+            ));
+        }
+        search.factors = &within;
+        let journal = self.folder.journal("kv");
+        let journal = Journal::resume(&journal, &self.fingerprint("front", self.chosen_on)?)?;
+        let planned = search.planned_evaluations();
+        let step = self.progress.step(&format!("search {kind}"), planned);
+        let front = search.run(Some(journal), &mut |_| step.advance())?;
+        drop(step);
+        let points = front.points.into_iter().map(|point| {
+            self.progress.say(&format!(
+                "{kind}: {:.2}x fewer bytes at a loss of {:.4} ({:+.4})",
+                point.factor,
+                point.cost,
+                point.cost - front.base_cost
+            ));
+            Candidate {
+                kind,
+                asked: Some(point.asked),
+                plan: point.plan,
+                cost: Some(point.cost),
+            }
+        });
+        Ok(points.collect())
+    }
+
+    /// What a block may send; everything in bf16 comes first.
+    fn menu(&self, menu: KvMenuArg) -> Vec<BlockKv> {
+        let mut spans = vec![None];
+        if menu != KvMenuArg::Encodings {
+            spans.extend(self.spans().into_iter().map(Some));
+        }
+        let mut encodings = vec![KvEncoding::Bf16];
+        if menu != KvMenuArg::Positions {
+            encodings.extend(self.encodings());
+        }
+        let choices = spans.into_iter().flat_map(|span| {
+            let choice = |&encoding: &KvEncoding| BlockKv { span, encoding };
+            encodings.iter().map(choice).collect::<Vec<_>>()
+        });
+        choices.collect()
+    }
+
+    /// From the longest to the shortest; none that trims nothing.
+    fn spans(&self) -> Vec<TokenSpan> {
+        let mut kept = self.args.spans.clone();
+        kept.sort_unstable_by(|a, b| b.cmp(a));
+        kept.dedup();
+        let fits = |kept: &usize| (1..self.read()).contains(kept);
+        kept.into_iter()
+            .filter(fits)
+            .map(|kept| self.span(kept))
+            .collect()
+    }
+
+    /// At least one position is a last one: the newest tokens lead the text on.
+    fn span(&self, kept: usize) -> TokenSpan {
+        let first = self.args.first.min(kept - 1);
+        TokenSpan {
+            first,
+            last: kept - first,
+        }
+    }
+
+    fn encodings(&self) -> Vec<KvEncoding> {
+        let asked = |encoding: &KvEncoding| self.args.encodings.contains(encoding);
+        let lossy = KvEncoding::ALL.into_iter().filter(asked);
+        lossy
+            .filter(|encoding| !matches!(encoding, KvEncoding::Held | KvEncoding::Bf16))
+            .collect()
+    }
+
+    /// The same in every block that decode runs: the first and last positions that each factor allows, as in
+    /// `StreamingLLM`, and each encoding.
+    fn uniform(&self, sizes: &KvSizes) -> Vec<Candidate> {
+        let everywhere = |sends: BlockKv| {
+            let kept = self.decode_removed().complement();
+            let plan = KvPlan::send_all(self.session.depth());
+            kept.iter()
+                .fold(plan, |plan, id| plan.with_block(id, sends))
+        };
+        let mut candidates = Vec::new();
+        for &factor in &self.factors {
+            let plan = |kept| {
+                everywhere(BlockKv {
+                    span: Some(self.span(kept)),
+                    encoding: KvEncoding::Bf16,
+                })
+            };
+            let fits = |kept: &usize| {
+                let bytes = sizes.plan_bytes(&plan(*kept), self.decode_removed());
+                bytes <= sizes.dense_bf16_bytes() / factor + 1e-6
+            };
+            if let Some(kept) = (1..self.read()).rev().find(fits) {
+                candidates.push(Candidate {
+                    kind: Kind::SameSpan,
+                    asked: Some(factor),
+                    plan: plan(kept),
+                    cost: None,
+                });
+            }
+        }
+        let encodings = [KvEncoding::Bf16].into_iter().chain(self.encodings());
+        candidates.extend(encodings.map(|encoding| Candidate {
+            kind: Kind::SameEncoding,
+            asked: None,
+            plan: everywhere(BlockKv {
+                span: None,
+                encoding,
+            }),
+            cost: None,
+        }));
+        candidates
+    }
+
+    /// The held-out loss of each window; what an earlier run measured is kept.
+    fn window_costs(&self, loss: &CalibrationLoss<'_>, plan: &KvPlan) -> Result<Vec<f64>> {
+        let groups = serde_json::to_string(&plan.to_groups())?;
+        let fingerprint = self.fingerprint(&groups, self.reported_on)?;
+        let name = format!("held-out-{}", &sha256(groups.as_bytes())[7..23]);
+        if let Some(costs) = self.folder.kept(&name, &fingerprint) {
+            return Ok(costs);
+        }
+        let send_all = PlannedTransfer::new(KvPlan::send_all(plan.depth()));
+        let transfer = PlannedTransfer::new(plan.clone());
+        let candidate = TransferCandidate {
+            transfer: &transfer,
+            differs_from: self
+                .decode_removed()
+                .complement()
+                .iter()
+                .find(|id| plan.block(*id) != BlockKv::default()),
+        };
+        let mut costs =
+            loss.transfer_window_costs(self.removed(), &send_all, &[candidate], &mut |_, _| {
+                std::ops::ControlFlow::Continue(())
+            })?;
+        let costs = costs.remove(0);
+        self.folder.keep(&name, &fingerprint, &costs)?;
+        Ok(costs)
+    }
+
+    fn score(&self, scoring: &Scoring<'_>, plan: &KvPlan) -> Result<Vec<TaskResult>> {
+        scoring.score_with(self.removed(), self.bound.repaired(), plan)
+    }
+
+    /// Writes the plan of a search's point, and what it needs beside it; returns its name.
+    fn write_plan(&self, candidate: &Candidate) -> Result<Option<String>> {
+        let (Some(asked), Some(_)) = (candidate.asked, candidate.cost) else {
+            return Ok(None);
+        };
+        let base = self.bound.plan.as_ref();
+        let file = match base {
+            Some((_, plan)) => plan.file().clone(),
+            None => self.dense_plan()?,
+        };
+        let plan = Plan::new(PlanFile {
+            boundary: self.bound.boundary,
+            kv: candidate.plan.to_groups(),
+            kv_method: "loss".to_owned(),
+            scores: Vec::new(),
+            ..file
+        })?;
+        if let Some((path, _)) = base {
+            let beside = path.parent().unwrap_or(Path::new("."));
+            for name in plan.file().files_beside() {
+                let (from, to) = (beside.join(name), self.args.out.join(name));
+                if from != to {
+                    fs::copy(&from, &to)
+                        .with_context(|| format!("cannot copy {}", from.display()))?;
+                }
+            }
+        }
+        let name = format!("plan-{}-{asked}x.toml", candidate.kind.file_name());
+        self.folder.put(&name, plan.to_toml().as_bytes())?;
+        Ok(Some(name))
+    }
+
+    /// The plan that removes nothing.
+    fn dense_plan(&self) -> Result<PlanFile> {
+        Ok(PlanFile {
+            version: PLAN_VERSION,
+            method: "manual".to_owned(),
+            seed: self.args.calibration_seed,
+            race_error: 0.0,
+            boundary: self.bound.boundary,
+            kv_fill: KvFill::Nested,
+            repair: Repair::None,
+            kv_method: String::new(),
+            model: PlanModel {
+                name: self.session.name.clone(),
+                hash: self.session.checkpoint.hash()?,
+                blocks: self.session.depth(),
+            },
+            removed: PerStage::both(Vec::new()),
+            calibration: Some(self.chosen_on.about.clone()),
+            repair_file: None,
+            repair_calibration: None,
+            width: None,
+            kv: Vec::new(),
+            scores: Vec::new(),
+        })
+    }
+
+    /// Of everything that a measurement on `set` depends on.
+    fn fingerprint(&self, what: &str, set: &CalibrationSet) -> Result<String> {
+        let about = json!({
+            "pdtrim": env!("CARGO_PKG_VERSION"),
+            "model": self.session.checkpoint.hash()?,
+            "dtype": format!("{:?}", self.session.dtype),
+            "device": self.session.device.to_string(),
+            "removed": [self.removed().prefill.to_indices(), self.removed().decode.to_indices()],
+            "repair": self.bound.repaired().sha256(),
+            "boundary": self.bound.boundary,
+            "windows": set.about,
+            "measured": what,
+        });
+        Ok(sha256(about.to_string().as_bytes()))
+    }
+
+    fn settings(&self) -> Result<serde_json::Value> {
+        Ok(json!({
+            "pdtrim_version": env!("CARGO_PKG_VERSION"),
+            "model": self.session.name,
+            "model_sha256": self.session.checkpoint.hash()?,
+            "dtype": format!("{:?}", self.session.dtype).to_lowercase(),
+            "device": self.session.device.to_string(),
+            "removed": {
+                "prefill": self.removed().prefill.to_indices(),
+                "decode": self.removed().decode.to_indices(),
+            },
+            "boundary": self.bound.boundary,
+            "calibration": self.chosen_on.about,
+            "held_out": self.reported_on.about,
+            "factors": self.factors,
+            "spans": self.args.spans,
+            "first": self.args.first,
+            "encodings": self.encodings(),
+            "rounds": self.args.rounds,
+            "tasks": self.args.tasks,
+            "limit": self.args.limit,
+        }))
+    }
+}

@@ -1,0 +1,229 @@
+//! Fewer and fewer bytes, each time at the lowest loss that was found.
+
+mod knapsack;
+
+use pdtrim_core::objective::CalibrationLoss;
+use pdtrim_core::{BlockId, BlockKv, BlockSet, KvPlan, PerStage};
+
+use crate::costs::{Costs, KvEvaluation, KvJournal};
+use crate::error::{Error, Result};
+use crate::sizes::KvSizes;
+
+/// A search for the plans of lowest J at several numbers of bytes.
+///
+/// A block's price for a choice is by how much J rises if it alone makes it. Prices of different blocks
+/// nearly add up as long as they are small, so the plan of lowest J for some bytes is nearly the
+/// solution of a knapsack problem: one choice for each block, the lowest sum of prices that fits. That
+/// plan is measured; then prices are measured again around it, where they are what they are beside
+/// the other blocks' choices, and the problem is solved anew, until the plan that comes out is no better.
+/// Ours; the paper chooses blocks by a threshold on attention.
+pub struct FrontSearch<'a> {
+    /// Measures J.
+    pub loss: &'a CalibrationLoss<'a>,
+    /// Blocks removed from each stage.
+    pub removed: &'a PerStage<BlockSet>,
+    /// What plans take on the wire.
+    pub sizes: &'a KvSizes,
+    /// What a block may send; the first is what all send to begin with.
+    pub menu: &'a [BlockKv],
+    /// How many times fewer bytes than the dense model's in bf16, ascending.
+    pub factors: &'a [f64],
+    /// How often prices are measured again for each factor, at most.
+    pub rounds: usize,
+}
+
+/// A plan of the front.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FrontPoint {
+    /// What was asked for.
+    pub asked: f64,
+    /// How many times fewer bytes it takes than the dense model's KV in bf16; at least what was asked for.
+    pub factor: f64,
+    /// Mean bytes of a prompt.
+    pub bytes: f64,
+    /// The plan.
+    pub plan: KvPlan,
+    /// J with it.
+    pub cost: f64,
+}
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Front {
+    /// J where every block sends the menu's first choice.
+    pub base_cost: f64,
+    /// A plan for each factor.
+    pub points: Vec<FrontPoint>,
+    /// Every plan that was measured, in order.
+    pub trace: Vec<KvEvaluation>,
+}
+
+/// By how much J rises if a block makes a choice, `[block][choice]`, and what it then takes.
+struct Prices {
+    blocks: Vec<BlockId>,
+    rise: Vec<Vec<f64>>,
+    bytes: Vec<Vec<f64>>,
+    /// The choices that each block is left with.
+    open: Vec<Vec<usize>>,
+}
+
+impl FrontSearch<'_> {
+    /// Most plans that [`run`](Self::run) measures.
+    pub fn planned_evaluations(&self) -> usize {
+        let kept = self.removed.decode.complement().len();
+        let prices = kept * self.menu.len().saturating_sub(1);
+        1 + prices + self.factors.len() * (1 + self.rounds * (1 + prices))
+    }
+
+    /// Finds a plan for each factor.
+    ///
+    /// `journal` holds costs that an earlier run measured; `on_cost` hears of each new one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FrontUnreachable`] if the fewest bytes that the menu allows are too many, before anything
+    /// is measured, and what measuring J can fail with.
+    pub fn run(
+        &self,
+        journal: Option<KvJournal>,
+        on_cost: &mut (dyn FnMut(&KvEvaluation) + Send),
+    ) -> Result<Front> {
+        self.check()?;
+        let mut costs = Costs::new((self.loss, self.removed), journal, on_cost);
+        let base = self.everywhere(self.menu[0]);
+        let base_cost = costs.of(&base, std::slice::from_ref(&base))?[0];
+        let mut prices = self.prices(&mut costs, (&base, base_cost), None)?;
+        prices.close_dominated();
+        let mut points = Vec::new();
+        for &asked in self.factors {
+            let budget = self.sizes.dense_bf16_bytes() / asked;
+            let mut plan = self.solve(&prices, budget);
+            let mut cost = costs.of(&base, std::slice::from_ref(&plan))?[0];
+            for _ in 0..self.rounds {
+                prices = self.prices(&mut costs, (&plan, cost), Some(&prices.open))?;
+                let next = self.solve(&prices, budget);
+                let next_cost = costs.of(&base, std::slice::from_ref(&next))?[0];
+                if next_cost >= cost {
+                    break;
+                }
+                (plan, cost) = (next, next_cost);
+            }
+            let bytes = self.sizes.plan_bytes(&plan, &self.removed.decode);
+            points.push(FrontPoint {
+                asked,
+                factor: self.sizes.dense_bf16_bytes() / bytes,
+                bytes,
+                plan,
+                cost,
+            });
+        }
+        Ok(Front {
+            base_cost,
+            points,
+            trace: costs.into_trace(),
+        })
+    }
+
+    /// How many times fewer bytes than the dense model's KV in bf16 the menu allows; 0 for an empty menu.
+    pub fn most(&self) -> f64 {
+        let kept = self.removed.decode.complement();
+        let fewest = kept.iter().map(|id| {
+            let bytes = |&sends: &BlockKv| self.sizes.block_bytes(id, sends);
+            self.menu.iter().map(bytes).fold(f64::INFINITY, f64::min)
+        });
+        self.sizes.dense_bf16_bytes() / fewest.sum::<f64>()
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.menu.is_empty() {
+            return Err(Error::EmptyMenu);
+        }
+        let most = self.most();
+        let beyond = |factor: &&f64| !(**factor > 0.0 && **factor <= most);
+        match self.factors.iter().find(beyond) {
+            Some(&found) => Err(Error::FrontUnreachable { found, most }),
+            None => Ok(()),
+        }
+    }
+
+    fn everywhere(&self, sends: BlockKv) -> KvPlan {
+        let kept = self.removed.decode.complement();
+        let plan = KvPlan::send_all(self.sizes.depth());
+        kept.iter()
+            .fold(plan, |plan, id| plan.with_block(id, sends))
+    }
+
+    /// What each choice costs beside the others' of `plan`. Choices that are not `open` are not asked for.
+    fn prices(
+        &self,
+        costs: &mut Costs<'_, '_>,
+        (plan, cost): (&KvPlan, f64),
+        open: Option<&[Vec<usize>]>,
+    ) -> Result<Prices> {
+        let blocks: Vec<BlockId> = self.removed.decode.complement().iter().collect();
+        let all: Vec<usize> = (0..self.menu.len()).collect();
+        let open = open.map_or_else(|| vec![all; blocks.len()], <[Vec<usize>]>::to_vec);
+        let asked = blocks.iter().zip(&open).flat_map(|(&id, open)| {
+            let choices = open.iter().map(|&choice| self.menu[choice]);
+            choices.map(move |sends| plan.clone().with_block(id, sends))
+        });
+        let asked: Vec<KvPlan> = asked.collect();
+        let mut measured = costs.of(plan, &asked)?.into_iter();
+        let rises = |open: &Vec<usize>| {
+            let mut rises = vec![f64::INFINITY; self.menu.len()];
+            for (&choice, cost_with) in open.iter().zip(measured.by_ref()) {
+                rises[choice] = cost_with - cost;
+            }
+            rises
+        };
+        let bytes = |&id: &BlockId| {
+            let choices = self.menu.iter();
+            choices
+                .map(|&sends| self.sizes.block_bytes(id, sends))
+                .collect()
+        };
+        Ok(Prices {
+            rise: open.iter().map(rises).collect(),
+            bytes: blocks.iter().map(bytes).collect(),
+            blocks,
+            open,
+        })
+    }
+
+    /// The plan of the lowest sum of prices that fits.
+    fn solve(&self, prices: &Prices, budget: f64) -> KvPlan {
+        let items: Vec<Vec<knapsack::Choice>> = prices
+            .open
+            .iter()
+            .enumerate()
+            .map(|(block, open)| {
+                let choice = |&choice: &usize| knapsack::Choice {
+                    price: prices.rise[block][choice],
+                    size: prices.bytes[block][choice],
+                };
+                open.iter().map(choice).collect()
+            })
+            .collect();
+        let chosen = knapsack::solve(&items, budget);
+        let plan = KvPlan::send_all(self.sizes.depth());
+        let chosen = prices.blocks.iter().zip(&prices.open).zip(chosen);
+        chosen.fold(plan, |plan, ((&id, open), chosen)| {
+            plan.with_block(id, self.menu[open[chosen]])
+        })
+    }
+}
+
+impl Prices {
+    /// Closes choices beside which another one costs less and takes less: they could only win by noise.
+    fn close_dominated(&mut self) {
+        for ((open, rise), bytes) in self.open.iter_mut().zip(&self.rise).zip(&self.bytes) {
+            let better = |a: usize, b: usize| {
+                (rise[a], bytes[a]) != (rise[b], bytes[b])
+                    && rise[a] <= rise[b]
+                    && bytes[a] <= bytes[b]
+            };
+            let all = open.clone();
+            open.retain(|&choice| !all.iter().any(|&other| better(other, choice)));
+        }
+    }
+}
