@@ -18,9 +18,50 @@ pub struct TokenPosition(pub usize);
 pub struct BlockCache {
     /// `None` while no position is held: not every backend has tensors without elements.
     held: Option<KeysValues>,
-    positions: Vec<TokenPosition>,
+    positions: Positions,
     /// Positions to make room for when the first ones come.
     capacity: usize,
+    /// Last rows of queries to keep.
+    observes: usize,
+    observed: Option<Tensor<4>>,
+}
+
+/// The token position of each place.
+#[derive(Clone, Debug)]
+enum Positions {
+    /// The same in every head of every row.
+    Shared(Vec<TokenPosition>),
+    /// `[batch][n_kv_heads][place]`.
+    ByHead(Vec<Vec<Vec<TokenPosition>>>),
+}
+
+impl Positions {
+    fn len(&self) -> usize {
+        match self {
+            Self::Shared(positions) => positions.len(),
+            Self::ByHead(rows) => rows.first().and_then(|row| row.first()).map_or(0, Vec::len),
+        }
+    }
+
+    fn extend(&mut self, new: std::ops::Range<usize>) {
+        let new = new.map(TokenPosition);
+        match self {
+            Self::Shared(positions) => positions.extend(new),
+            Self::ByHead(rows) => {
+                for positions in rows.iter_mut().flatten() {
+                    positions.extend(new.clone());
+                }
+            }
+        }
+    }
+
+    /// Each head's by itself.
+    fn by_head(&self, [batch, heads]: [usize; 2]) -> Vec<Vec<Vec<TokenPosition>>> {
+        match self {
+            Self::Shared(positions) => vec![vec![positions.clone(); heads]; batch],
+            Self::ByHead(rows) => rows.clone(),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -55,24 +96,76 @@ impl BlockCache {
     pub fn with_capacity(capacity: usize) -> Self {
         Self {
             held: None,
-            positions: Vec::new(),
+            positions: Positions::Shared(Vec::new()),
             capacity,
+            observes: 0,
+            observed: None,
         }
     }
 
-    /// A cache of keys and values `[batch, positions, n_kv_heads, head_dim]`, by place.
+    /// The same cache, to which the block also gives the queries of the last `rows` positions that run
+    /// through it together: what a policy judges the prompt's positions by.
+    #[must_use]
+    pub fn observing(self, rows: usize) -> Self {
+        Self {
+            observes: rows,
+            ..self
+        }
+    }
+
+    /// Whether queries are wanted.
+    pub fn observes(&self) -> bool {
+        self.observes > 0
+    }
+
+    /// Takes the last of `queries` `[batch, seq, n_heads, head_dim]`, after position embedding, if any are
+    /// wanted. A model's block calls this beside [`append`](Self::append).
+    pub fn observe(&mut self, queries: &Tensor<4>) {
+        if self.observes() {
+            let seq = queries.dims()[1];
+            let rows = self.observes.min(seq);
+            self.observed = Some(queries.clone().narrow(1, seq - rows, rows));
+        }
+    }
+
+    /// Queries `[batch, rows, n_heads, head_dim]` of the last rows that ran through the block; `None` if none
+    /// were wanted.
+    pub fn observed(&self) -> Option<&Tensor<4>> {
+        self.observed.as_ref()
+    }
+
+    /// The same cache without them.
+    #[must_use]
+    pub fn unobserved(self) -> Self {
+        Self {
+            observes: 0,
+            observed: None,
+            ..self
+        }
+    }
+
+    /// The same positions with other keys and values `[batch, len, n_kv_heads, head_dim]`.
     ///
     /// # Panics
     ///
-    /// Panics unless keys and values have one shape with a place for each position.
-    pub fn from_parts(keys: Tensor<4>, values: Tensor<4>, positions: Vec<TokenPosition>) -> Self {
-        assert_eq!(keys.dims(), values.dims(), "keys and values of one shape");
-        assert_eq!(keys.dims()[1], positions.len(), "a position for each place");
-        let held = (!positions.is_empty()).then_some(KeysValues { keys, values });
+    /// Panics unless both have the shape of those that they stand for.
+    #[must_use]
+    pub fn with_parts(&self, keys: Tensor<4>, values: Tensor<4>) -> Self {
+        if let Some(held) = &self.held {
+            let [batch, _, heads, width] = held.keys.dims();
+            let shape = [batch, self.len(), heads, width];
+            assert_eq!(
+                [keys.dims(), values.dims()],
+                [shape; 2],
+                "shapes of the cache"
+            );
+        }
         Self {
-            held,
-            capacity: positions.len(),
-            positions,
+            held: self.held.as_ref().map(|_| KeysValues { keys, values }),
+            positions: self.positions.clone(),
+            capacity: self.len(),
+            observes: self.observes,
+            observed: self.observed.clone(),
         }
     }
 
@@ -83,12 +176,27 @@ impl BlockCache {
 
     /// Whether no position is held.
     pub fn is_empty(&self) -> bool {
-        self.positions.is_empty()
+        self.positions.len() == 0
     }
 
-    /// Token positions held, by place.
-    pub fn positions(&self) -> &[TokenPosition] {
-        &self.positions
+    /// Token positions held, by place; `None` if heads hold different ones.
+    pub fn positions(&self) -> Option<&[TokenPosition]> {
+        match &self.positions {
+            Positions::Shared(positions) => Some(positions),
+            Positions::ByHead(_) => None,
+        }
+    }
+
+    /// Token positions that one key and value head of one row of the batch holds, by place.
+    ///
+    /// # Panics
+    ///
+    /// Panics if heads hold different ones and there is no such row or head.
+    pub fn head_positions(&self, row: usize, head: usize) -> &[TokenPosition] {
+        match &self.positions {
+            Positions::Shared(positions) => positions,
+            Positions::ByHead(rows) => &rows[row][head],
+        }
     }
 
     /// Keys `[batch, len, n_kv_heads, head_dim]`, as a view where the backend has views.
@@ -133,8 +241,7 @@ impl BlockCache {
                 Tensor::cat(vec![held.narrow(1, 0, len), new], 1)
             }),
         });
-        self.positions
-            .extend((start.0..start.0 + seq).map(TokenPosition));
+        self.positions.extend(start.0..start.0 + seq);
     }
 
     /// Makes room for `more` further positions, so that appending them happens in place.
@@ -157,7 +264,16 @@ impl BlockCache {
         if places.len() == self.len() {
             return;
         }
-        self.positions = places.iter().map(|&place| self.positions[place]).collect();
+        let of =
+            |positions: &[TokenPosition]| places.iter().map(|&place| positions[place]).collect();
+        match &mut self.positions {
+            Positions::Shared(positions) => *positions = of(positions),
+            Positions::ByHead(rows) => {
+                for positions in rows.iter_mut().flatten() {
+                    *positions = of(positions);
+                }
+            }
+        }
         self.held = self.held.take().filter(|_| !places.is_empty()).map(|held| {
             let indices: Vec<i32> = places.iter().map(|&place| place as i32).collect();
             let indices = TensorData::new(indices, [places.len()]);
@@ -166,13 +282,70 @@ impl BlockCache {
         });
     }
 
-    /// Keeps only the given key and value heads, by their place, ascending.
+    /// Keeps the given places of each key and value head, `[batch][n_kv_heads][place]`, ascending and as many in
+    /// every head; their token positions stay what they were.
+    ///
+    /// # Panics
+    ///
+    /// Panics unless there are as many places for every head of every row, each below [`len`](Self::len).
+    pub fn retain_places_by_head(&mut self, places: &[Vec<Vec<usize>>]) {
+        let Some(held) = self.held.take() else {
+            return;
+        };
+        let [batch, _, heads, width] = held.keys.dims();
+        let kept = places[0][0].len();
+        let is_even =
+            |row: &Vec<Vec<usize>>| row.len() == heads && row.iter().all(|head| head.len() == kept);
+        assert!(
+            places.len() == batch && places.iter().all(is_even),
+            "as many places in every head"
+        );
+        let old = self.positions.by_head([batch, heads]);
+        let new = old.iter().zip(places).map(|(row, places)| {
+            let heads = row.iter().zip(places);
+            heads
+                .map(|(positions, places)| places.iter().map(|&place| positions[place]).collect())
+                .collect()
+        });
+        self.positions = Positions::ByHead(new.collect());
+        if kept == 0 {
+            return;
+        }
+        let mut indices = Vec::with_capacity(batch * kept * heads * width);
+        for row in places {
+            for place in 0..kept {
+                for head in row {
+                    indices.extend(std::iter::repeat_n(head[place] as i32, width));
+                }
+            }
+        }
+        let indices = TensorData::new(indices, [batch, kept, heads, width]);
+        let indices = Tensor::<4, Int>::from_data(indices, &held.keys.device());
+        let (len, gathered) = (old[0][0].len(), |held: Tensor<4>| {
+            held.gather(1, indices.clone())
+        });
+        self.held = Some(held.map(|held| gathered(held.narrow(1, 0, len))));
+    }
+
+    /// Keeps only the given key and value heads, by their place, ascending, and the queries that share them.
     pub(crate) fn retain_heads(&mut self, heads: &[usize]) {
-        self.held = self.held.take().map(|held| {
-            let indices: Vec<i32> = heads.iter().map(|&head| head as i32).collect();
-            let indices = TensorData::new(indices, [heads.len()]);
-            let indices = Tensor::<1, Int>::from_data(indices, &held.keys.device());
-            held.map(|held| held.select(2, indices.clone()))
+        let Some(held) = self.held.take() else {
+            return;
+        };
+        let (all, device) = (held.keys.dims()[2], held.keys.device());
+        let select = |tensor: Tensor<4>, places: Vec<i32>| {
+            let n = places.len();
+            let places = Tensor::<1, Int>::from_data(TensorData::new(places, [n]), &device);
+            tensor.select(2, places)
+        };
+        let kept = || heads.iter().map(|&head| head as i32).collect();
+        self.held = Some(held.map(|held| select(held, kept())));
+        self.observed = self.observed.take().map(|queries| {
+            let group = queries.dims()[2] / all;
+            let shared = heads
+                .iter()
+                .flat_map(|head| head * group..(head + 1) * group);
+            select(queries, shared.map(|head| head as i32).collect())
         });
     }
 
@@ -182,8 +355,13 @@ impl BlockCache {
         let held = self.held.clone();
         let held =
             held.map(|held| held.map(|held| held.narrow(1, 0, self.len()).repeat_dim(0, batch)));
+        let positions = match &self.positions {
+            Positions::Shared(positions) => Positions::Shared(positions.clone()),
+            Positions::ByHead(rows) => Positions::ByHead(vec![rows[0].clone(); batch]),
+        };
         Self {
             held,
+            positions,
             ..self.clone()
         }
     }
@@ -224,11 +402,12 @@ pub struct KvCache {
 impl KvCache {
     /// An empty cache for the blocks in `blocks`, with room for `capacity` positions.
     pub fn with_capacity(blocks: &BlockSet, capacity: usize) -> Self {
-        let make = |id| {
-            blocks
-                .contains(id)
-                .then(|| BlockCache::with_capacity(capacity))
-        };
+        Self::of_blocks(blocks, &BlockCache::with_capacity(capacity))
+    }
+
+    /// Copies of `cache` for the blocks in `blocks`.
+    pub(crate) fn of_blocks(blocks: &BlockSet, cache: &BlockCache) -> Self {
+        let make = |id| blocks.contains(id).then(|| cache.clone());
         Self {
             blocks: (0..blocks.depth()).map(BlockId::new).map(make).collect(),
         }

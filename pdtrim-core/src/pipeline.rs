@@ -23,6 +23,12 @@ use crate::units::Bytes;
 
 /// Hands prefill's KV cache to decode, block by block; may drop positions, never a block.
 pub trait CacheTransfer: Send + Sync {
+    /// Of how many last prompt positions it wants the [queries](BlockCache::observed) beside the cache;
+    /// `usize::MAX` = all.
+    fn observes(&self) -> usize {
+        0
+    }
+
     /// Returns what decode receives of the cache of block `id`, which decode runs.
     ///
     /// # Errors
@@ -44,6 +50,7 @@ impl From<BlockCache> for Received {
     /// The cache crossed as it is.
     fn from(cache: BlockCache) -> Self {
         let bytes = cache.bytes_per_row();
+        let cache = cache.unobserved();
         Self { cache, bytes }
     }
 }
@@ -266,7 +273,8 @@ impl<'a> PdModel<'a> {
     /// An empty cache for what prefill computes.
     fn prompt_cache(&self) -> KvCache {
         let idle = self.removed.prefill.intersection(&self.removed.decode);
-        KvCache::with_capacity(&idle.complement(), 0)
+        let empty = BlockCache::with_capacity(0).observing(self.transfer.observes());
+        KvCache::of_blocks(&idle.complement(), &empty)
     }
 
     /// Hands the cache of `read` prompt positions over to decode.

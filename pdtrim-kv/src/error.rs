@@ -34,6 +34,9 @@ pub enum Error {
         /// Blocks that decode runs.
         blocks: usize,
     },
+    /// A policy that judges positions by queries, and a model whose blocks do not give them.
+    #[error("the policy looks at the prompt's queries, which the model's blocks did not hand over")]
+    NoQueries,
     /// A search in which a block has nothing to choose from.
     #[error("a block's choices of what to send are empty")]
     EmptyMenu,

@@ -4,7 +4,8 @@
 //! all of them, each block's elements in the [`KvEncoding`](pdtrim_core::KvEncoding) that the plan names.
 //! [`PlannedTransfer`] carries a [`KvPlan`](pdtrim_core::KvPlan) out on a cache; [`search`]
 //! chooses the blocks, f and r for a target of positions, and
-//! [`FrontSearch`] spans and encodings for several numbers of bytes. KV that decode makes itself is never trimmed.
+//! [`FrontSearch`] spans and encodings for several numbers of bytes. [`KvPolicy`] is
+//! the trait of published policies, to hold plans against. KV that decode makes itself is never trimmed.
 //!
 //! This crate knows nothing of datasets or of how blocks are removed.
 
@@ -13,6 +14,7 @@ mod encoding;
 mod error;
 mod front;
 mod planned;
+mod policy;
 mod select;
 mod sizes;
 mod target;
@@ -22,6 +24,9 @@ pub use encoding::{Codec, Held, KvShape, Part};
 pub use error::{Error, Result};
 pub use front::{Front, FrontPoint, FrontSearch};
 pub use planned::PlannedTransfer;
+pub use policy::{
+    Budget, H2o, Kept, KvPolicy, PolicyTransfer, SnapKv, StreamingLlm, Think, Window,
+};
 pub use select::{KvChoice, KvSearch, Selection, search};
 pub use sizes::KvSizes;
 pub use target::PositionTarget;

@@ -6,7 +6,7 @@ use pdtrim_core::pipeline::{CacheTransfer, Received};
 use pdtrim_core::{BlockId, Bytes, KvEncoding, KvPlan};
 
 use crate::encoding::{Codec, Held, KvShape, Part};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Hands over what a [`KvPlan`] lets through: the first and the last prompt positions of the blocks that
 /// say so, in the encoding that they say. Kept entries keep the token position whose `RoPE` they carry;
@@ -37,20 +37,25 @@ impl CacheTransfer for PlannedTransfer {
         if sends.encoding == KvEncoding::Held || cache.is_empty() {
             return Ok(cache.into());
         }
-        through_bytes(&cache, sends.encoding).map_err(|source| pdtrim_core::Error::Transfer {
-            source: Box::new(source),
-        })
+        through_bytes(&cache, sends.encoding).map_err(core_error)
+    }
+}
+
+/// What a transfer's caller is told.
+pub(crate) fn core_error(source: Error) -> pdtrim_core::Error {
+    pdtrim_core::Error::Transfer {
+        source: Box::new(source),
     }
 }
 
 /// The cache after its keys and values were encoded and decoded again.
-fn through_bytes(cache: &BlockCache, encoding: KvEncoding) -> Result<Received> {
+pub(crate) fn through_bytes(cache: &BlockCache, encoding: KvEncoding) -> Result<Received> {
     let held = Held::of(cache.keys().dtype())?;
     let codec = Codec { encoding, held };
     let (keys, key_bytes) = tensor_through_bytes(&cache.keys(), codec, Part::Keys)?;
     let (values, value_bytes) = tensor_through_bytes(&cache.values(), codec, Part::Values)?;
     Ok(Received {
-        cache: BlockCache::from_parts(keys, values, cache.positions().to_vec()),
+        cache: cache.with_parts(keys, values).unobserved(),
         bytes: Bytes((key_bytes + value_bytes) as u64),
     })
 }

@@ -54,7 +54,7 @@ proptest! {
         let mut bytes = 0;
         for &(id, ref block) in &blocks {
             prop_assert!(!decode.contains(id));
-            let positions: Vec<usize> = block.positions().iter().map(|position| position.0).collect();
+            let positions: Vec<usize> = block.positions().unwrap().iter().map(|position| position.0).collect();
             let expected: Vec<usize> = (0..prompt.len())
                 .filter(|&position| !trimmed.contains(id) || position < first || position + last >= prompt.len())
                 .collect();

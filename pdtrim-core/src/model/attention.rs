@@ -69,6 +69,7 @@ impl Attention {
         let [queries, keys, values] = kernels::linear(rows, layers);
         self.append(keys, values, [batch, seq], angles, cache, start);
         let queries = self.rotated_queries(queries, [batch, seq], angles);
+        cache.observe(&queries);
         let mixed = kernels::attention(queries, cache.keys(), cache.values());
         mixed.reshape([batch * seq, self.n_heads * self.head_dim])
     }
@@ -98,6 +99,7 @@ impl Attention {
             let (keys, values) = (part(&keys), part(&values));
             self.append(keys, values, sizes, angles, segment.cache, segment.start);
             let queries = self.rotated_queries(part(&queries), sizes, angles);
+            segment.cache.observe(&queries);
             let mixed = kernels::attention(queries, segment.cache.keys(), segment.cache.values());
             mixed.reshape([segment.tokens, self.n_heads * self.head_dim])
         };
@@ -121,6 +123,9 @@ impl Attention {
     ) {
         let [keys, values] = kernels::linear(rows, [self.k_proj.layer(), self.v_proj.layer()]);
         self.append(keys, values, sizes, angles, cache, start);
+        if cache.observes() {
+            cache.observe(&self.queries(rows, sizes, angles));
+        }
     }
 
     pub(super) fn queries(

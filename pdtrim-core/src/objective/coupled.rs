@@ -46,7 +46,7 @@ pub fn coupled_importance(
             Stage::Decode => models.decode = &followed,
         }
         let split = Split::new(calibration, Rows::Continuation, boundary);
-        let passage = Passage { models, split };
+        let passage = Passage::new(models, split);
         for window in calibration.windows() {
             let gradients = loss(&passage, window, removed)?.backward();
             for id in blocks.iter() {

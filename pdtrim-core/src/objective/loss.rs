@@ -55,6 +55,8 @@ struct DecodeChoice<'t> {
 pub(super) struct PromptRun {
     prefill: BlockSet,
     units: Vec<usize>,
+    /// Last positions whose queries it holds.
+    observes: usize,
     pub(super) groups: Vec<PromptGroup>,
 }
 
@@ -212,10 +214,8 @@ impl<'a> CalibrationLoss<'a> {
     }
 
     pub(super) fn passage(&self) -> Passage<'_> {
-        Passage {
-            models: self.models,
-            split: Split::new(self.calibration, self.rows, self.boundary),
-        }
+        let split = Split::new(self.calibration, self.rows, self.boundary);
+        Passage::new(self.models, split)
     }
 
     /// The continuations' embeddings, group by group.
@@ -249,23 +249,34 @@ impl<'a> CalibrationLoss<'a> {
     }
 
     /// Prefill's side for `prefill` on some windows, computed once for as long as P stays the same.
-    pub(super) fn prompt_run(&self, prefill: &BlockSet, units: &[usize]) -> Result<Arc<PromptRun>> {
+    pub(super) fn prompt_run(
+        &self,
+        prefill: &BlockSet,
+        units: &[usize],
+        observes: usize,
+    ) -> Result<Arc<PromptRun>> {
         let mut known = self
             .prompt_runs
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let is_asked = |run: &&Arc<PromptRun>| run.prefill == *prefill && run.units == units;
+        let is_asked = |run: &&Arc<PromptRun>| {
+            run.prefill == *prefill && run.units == units && run.observes >= observes
+        };
         if let Some(run) = known.iter().find(is_asked) {
             return Ok(Arc::clone(run));
         }
         let overlaps = |run: &PromptRun| run.units.iter().any(|unit| units.contains(unit));
         known.retain(|run| run.prefill == *prefill && !overlaps(run));
-        let passage = self.passage();
+        let passage = Passage {
+            observes,
+            ..self.passage()
+        };
         let streams = passage.enter(&self.windows(units))?;
         let groups = self.run_prompts(&passage, prefill, streams);
         let run = Arc::new(PromptRun {
             prefill: prefill.clone(),
             units: units.to_vec(),
+            observes,
             groups,
         });
         known.push(Arc::clone(&run));
@@ -309,7 +320,9 @@ impl<'a> CalibrationLoss<'a> {
         report: &Report<'_, '_>,
     ) -> Result<Vec<Vec<f64>>> {
         let passage = self.passage();
-        let run = self.prompt_run(prefill, units)?;
+        let transfers = choices.iter().chain([base]).map(|choice| choice.transfer);
+        let observes = transfers.map(CacheTransfer::observes).max().unwrap_or(0);
+        let run = self.prompt_run(prefill, units, observes)?;
         let run = &*run;
         let step = |id: BlockId, choice: &DecodeChoice<'_>, streams: &mut Vec<Stream>| {
             if choice.decode.contains(id) {

@@ -82,10 +82,7 @@ impl CalibrationLoss<'_> {
         let depth = self.model().dims().n_blocks;
         let dense = PerStage::dense(depth);
         let split = Split::new(self.calibration, self.rows, self.boundary).with_last_token();
-        let passage = Passage {
-            models: self.models,
-            split,
-        };
+        let passage = Passage::new(self.models, split);
         let runs = (depth + 1).saturating_sub(blocks);
         let mut means = PerStage::both(vec![Mean::default(); runs]);
         let mut streams = passage.enter(&self.windows(&self.all_units()))?;
@@ -130,7 +127,7 @@ impl CalibrationLoss<'_> {
     pub fn attention_profile(&self, removed: &PerStage<BlockSet>) -> Result<AttentionProfile> {
         let passage = self.passage();
         let units = self.all_units();
-        let run = self.prompt_run(&removed.prefill, &units)?;
+        let run = self.prompt_run(&removed.prefill, &units, 0)?;
         let mut sums: Vec<Option<Vec<f64>>> = vec![None; self.model().dims().n_blocks];
         let mut streams = self.continuations(&passage, &units)?;
         let fed = streams.iter().filter_map(|stream| {

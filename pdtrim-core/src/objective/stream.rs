@@ -93,9 +93,19 @@ pub(super) struct Stream {
 pub(super) struct Passage<'a> {
     pub(super) models: PerStage<&'a dyn BlockModel>,
     pub(super) split: Split,
+    /// Last prompt positions whose queries stay with the prompt's cache.
+    pub(super) observes: usize,
 }
 
-impl Passage<'_> {
+impl<'a> Passage<'a> {
+    pub(super) fn new(models: PerStage<&'a dyn BlockModel>, split: Split) -> Self {
+        Self {
+            models,
+            split,
+            observes: 0,
+        }
+    }
+
     /// Embeds the windows, in groups.
     pub(super) fn enter(&self, windows: &[&[u32]]) -> Result<Vec<Stream>> {
         let group = (GROUP_TOKENS / windows[0].len()).max(1);
@@ -147,7 +157,7 @@ impl Passage<'_> {
     ) -> Option<BlockCache> {
         let hidden = prompt.take()?;
         let (model, start) = (self.models.prefill, TokenPosition(0));
-        let mut cache = BlockCache::with_capacity(0);
+        let mut cache = BlockCache::with_capacity(0).observing(self.observes);
         if keeps.prefill {
             *prompt = Some(model.run_block(id, hidden, start, &mut cache));
         } else {

@@ -280,10 +280,7 @@ impl<'a> TaylorPass<'a> {
     }
 
     fn passage<'p>(&self, models: PerStage<&'p dyn BlockModel>) -> Passage<'p> {
-        Passage {
-            models,
-            split: self.split(),
-        }
+        Passage::new(models, self.split())
     }
 
     fn split(&self) -> Split {

@@ -146,10 +146,7 @@ impl<'a> WidthPass<'a> {
         }
         let model: &dyn BlockModel = self.model;
         let split = Split::new(self.calibration, Rows::Continuation, self.boundary);
-        let passage = Passage {
-            models: PerStage::both(model),
-            split: split.with_last_token(),
-        };
+        let passage = Passage::new(PerStage::both(model), split.with_last_token());
         let windows: Vec<&[u32]> = self.calibration.windows().iter().map(|w| &**w).collect();
         let mut streams = passage.enter(&windows)?;
         let mut moments = PerStage::<StageMoments>::default();

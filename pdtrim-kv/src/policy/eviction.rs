@@ -1,0 +1,185 @@
+//! Policies that drop positions.
+
+use pdtrim_core::cache::BlockCache;
+
+use super::attention::mass;
+use super::{Budget, Kept, KvPolicy, last_queries};
+use crate::error::Result;
+
+/// The first positions, which attention rests on, and the last ones (`StreamingLLM`, arXiv:2309.17453): in
+/// every head alike.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamingLlm {
+    /// Positions kept from the start; the authors keep 4.
+    pub sinks: usize,
+    /// Positions kept in all.
+    pub budget: Budget,
+}
+
+/// The last positions alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// Positions kept.
+    pub budget: Budget,
+}
+
+/// The last positions, and those before that the last queries look at most (`SnapKV`, arXiv:2404.14469): each
+/// key head its own.
+#[derive(Clone, Copy, Debug)]
+pub struct SnapKv {
+    /// Positions kept in all.
+    pub budget: Budget,
+    /// Last positions whose queries vote and which are kept themselves; the authors use 16 to 64.
+    pub window: usize,
+    /// Places over which votes are averaged, so that what surrounds an important place stays too; odd.
+    pub kernel: usize,
+}
+
+/// Half of the budget for the last positions, half for those that all queries together looked at most (H2O,
+/// arXiv:2306.14048): each key head its own.
+#[derive(Clone, Copy, Debug)]
+pub struct H2o {
+    /// Positions kept in all.
+    pub budget: Budget,
+}
+
+/// The first and the last places of `n`.
+fn first_last(first: usize, kept: usize, n: usize) -> Vec<usize> {
+    let first = first.min(kept.saturating_sub(1));
+    (0..first).chain(n - (kept - first)..n).collect()
+}
+
+impl KvPolicy for StreamingLlm {
+    fn name(&self) -> &'static str {
+        "streaming-llm"
+    }
+
+    fn keep(&self, cache: &BlockCache) -> Result<Kept> {
+        let n = cache.len();
+        let kept = self.budget.of(n);
+        Ok(Kept::Places(first_last(self.sinks, kept, n)))
+    }
+}
+
+impl KvPolicy for Window {
+    fn name(&self) -> &'static str {
+        "window"
+    }
+
+    fn keep(&self, cache: &BlockCache) -> Result<Kept> {
+        let n = cache.len();
+        Ok(Kept::Places((n - self.budget.of(n)..n).collect()))
+    }
+}
+
+impl KvPolicy for SnapKv {
+    fn name(&self) -> &'static str {
+        "snapkv"
+    }
+
+    fn observes(&self) -> usize {
+        self.window
+    }
+
+    fn keep(&self, cache: &BlockCache) -> Result<Kept> {
+        let n = cache.len();
+        let kept = self.budget.of(n);
+        let recent = self.window.min(kept);
+        let queries = last_queries(cache, self.window)?;
+        let mass = mass(&queries, &cache.keys());
+        let head = |mass: &Vec<f32>| {
+            let votes = smoothed(&mass[..n - recent], self.kernel);
+            with_recent(highest(&votes, kept - recent), recent, n)
+        };
+        Ok(by_head(&mass, head))
+    }
+}
+
+impl KvPolicy for H2o {
+    fn name(&self) -> &'static str {
+        "h2o"
+    }
+
+    fn observes(&self) -> usize {
+        usize::MAX
+    }
+
+    fn keep(&self, cache: &BlockCache) -> Result<Kept> {
+        let n = cache.len();
+        let kept = self.budget.of(n);
+        let recent = kept.div_ceil(2);
+        let queries = last_queries(cache, n)?;
+        let mass = mass(&queries, &cache.keys());
+        let head =
+            |mass: &Vec<f32>| with_recent(highest(&mass[..n - recent], kept - recent), recent, n);
+        Ok(by_head(&mass, head))
+    }
+}
+
+fn by_head(mass: &[Vec<Vec<f32>>], places: impl Fn(&Vec<f32>) -> Vec<usize>) -> Kept {
+    let row = |row: &Vec<Vec<f32>>| row.iter().map(&places).collect();
+    Kept::ByHead(mass.iter().map(row).collect())
+}
+
+/// The places of the `k` highest votes, ascending; ties go to the first.
+fn highest(votes: &[f32], k: usize) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..votes.len()).collect();
+    places.sort_by(|&a, &b| votes[b].total_cmp(&votes[a]).then(a.cmp(&b)));
+    places.truncate(k);
+    places.sort_unstable();
+    places
+}
+
+fn with_recent(mut places: Vec<usize>, recent: usize, n: usize) -> Vec<usize> {
+    places.extend(n - recent..n);
+    places
+}
+
+/// Means over `kernel` places around each, fewer at the ends.
+fn smoothed(votes: &[f32], kernel: usize) -> Vec<f32> {
+    let reach = kernel / 2;
+    let mean = |place: usize| {
+        let around = &votes[place.saturating_sub(reach)..votes.len().min(place + reach + 1)];
+        around.iter().sum::<f32>() / kernel.max(1) as f32
+    };
+    (0..votes.len()).map(mean).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_are_shares_or_numbers_and_at_least_one() {
+        assert_eq!(Budget::Share(0.25).of(40), 10);
+        assert_eq!(Budget::Share(1.0 / 3.0).of(9), 3);
+        assert_eq!(Budget::Share(0.001).of(40), 1);
+        assert_eq!(Budget::Positions(50).of(40), 40);
+        assert_eq!(Budget::Positions(0).of(40), 1);
+    }
+
+    #[test]
+    fn the_last_position_is_always_kept() {
+        assert_eq!(first_last(4, 6, 10), [0, 1, 2, 3, 8, 9]);
+        assert_eq!(first_last(4, 2, 10), [0, 9]);
+        assert_eq!(first_last(4, 1, 10), [9]);
+        assert_eq!(first_last(4, 10, 10), (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_highest_votes_win_and_ties_go_to_the_first() {
+        assert_eq!(highest(&[1.0, 3.0, 2.0, 3.0, 0.0], 2), [1, 3]);
+        assert_eq!(highest(&[1.0; 4], 2), [0, 1]);
+        assert_eq!(highest(&[1.0], 0), [0_usize; 0]);
+    }
+
+    #[test]
+    fn votes_spread_to_their_neighbours() {
+        assert_eq!(
+            smoothed(&[0.0, 0.0, 3.0, 0.0, 0.0], 3),
+            [0.0, 1.0, 1.0, 1.0, 0.0]
+        );
+        assert_eq!(smoothed(&[3.0, 0.0], 1), [3.0, 0.0]);
+        assert_eq!(smoothed(&[], 3), [0.0_f32; 0]);
+    }
+}
