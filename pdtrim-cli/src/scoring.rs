@@ -3,10 +3,9 @@
 use std::num::NonZeroUsize;
 
 use anyhow::Result;
-use pdtrim_core::pipeline::PdModel;
-use pdtrim_core::{BlockSet, Boundary, KvFill, KvPlan, PerStage};
+use pdtrim_core::pipeline::{CacheTransfer, PdModel, SendAll};
+use pdtrim_core::{BlockSet, Boundary, KvFill, PerStage};
 use pdtrim_eval::{Dataset, Difference, Execution, Metric, PdScorer, Prepared, Task, TaskResult};
-use pdtrim_kv::PlannedTransfer;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -49,7 +48,8 @@ impl TaskScore {
 struct Variant<'v> {
     removed: &'v PerStage<BlockSet>,
     repaired: &'v Repaired,
-    transfer: &'v PlannedTransfer,
+    transfer: &'v dyn CacheTransfer,
+    sends: &'v str,
 }
 
 /// Tasks encoded for a model.
@@ -90,20 +90,22 @@ impl<'a> Scoring<'a> {
         removed: &PerStage<BlockSet>,
         repaired: &Repaired,
     ) -> Result<Vec<TaskResult>> {
-        self.score_with(removed, repaired, &KvPlan::send_all(self.session.depth()))
+        self.score_with(removed, repaired, (&SendAll, ""))
     }
 
-    /// The same with what `kv` lets through.
+    /// The same with what a transfer lets through, which has a name for each thing that it may do; nothing
+    /// for sending everything.
     pub(crate) fn score_with(
         &self,
         removed: &PerStage<BlockSet>,
         repaired: &Repaired,
-        kv: &KvPlan,
+        (transfer, sends): (&dyn CacheTransfer, &str),
     ) -> Result<Vec<TaskResult>> {
         let variant = Variant {
             removed,
             repaired,
-            transfer: &PlannedTransfer::new(kv.clone()),
+            transfer,
+            sends,
         };
         let one = |(prepared, data): &_| self.one(prepared, data, variant);
         self.tasks.iter().map(one).collect()
@@ -125,6 +127,7 @@ impl<'a> Scoring<'a> {
             removed,
             repaired,
             transfer,
+            ..
         } = variant;
         let task = prepared.task().name();
         let name = format!("{}-{}", task.replace(['/', '\\'], "_"), &fingerprint[..16]);
@@ -163,14 +166,8 @@ impl<'a> Scoring<'a> {
         variant: Variant<'_>,
     ) -> Result<String> {
         let session = self.session;
-        let kv = variant.transfer.plan();
-        let kv = if kv.sends_all() {
-            String::new()
-        } else {
-            format!(" {:?}", kv.to_groups())
-        };
         let about = format!(
-            "{} {} {:?} {} {} {:?} {} {:?}{kv}",
+            "{} {} {:?} {} {} {:?} {} {:?}{}",
             env!("CARGO_PKG_VERSION"),
             session.checkpoint.hash()?,
             session.dtype,
@@ -178,7 +175,8 @@ impl<'a> Scoring<'a> {
             self.boundary,
             variant.removed,
             tokens_hash(prepared, data)?,
-            variant.repaired.sha256()
+            variant.repaired.sha256(),
+            variant.sends
         );
         Ok(sha256(about.as_bytes()))
     }

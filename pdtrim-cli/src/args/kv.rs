@@ -31,11 +31,24 @@ pub(crate) enum KvMenuArg {
     Both,
 }
 
+/// Published policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum KvPolicyArg {
+    /// The last positions
+    Window,
+    /// The last positions, and those that the last queries look at most, in each head
+    Snapkv,
+    /// The last positions, and those that all queries looked at most, in each head
+    H2o,
+    /// All positions, but fewer channels of the keys
+    Think,
+}
+
 #[derive(Args, Debug)]
 #[command(
     after_help = "For each factor and each menu: the plan that the search found on the calibration windows, \
-        and its loss, perplexity and, with --tasks, scores on text that it has not seen. Beside them stand \
-        the same first and last positions in every block, and one encoding in every block."
+        and its loss, perplexity and, with --tasks, scores on text that it has not seen. Beside them stand, \
+        in every block alike, the first and last positions, one encoding, and published policies."
 )]
 pub(crate) struct KvSearchArgs {
     #[command(flatten)]
@@ -61,6 +74,9 @@ pub(crate) struct KvSearchArgs {
     /// Encodings that a block may send in, separated by commas; bf16 always is a choice.
     #[arg(long, value_delimiter = ',', value_parser = kv_encoding, value_name = "ENCODING", default_values_t = [KvEncoding::Fp8E4m3, KvEncoding::Int8, KvEncoding::Int4])]
     pub(crate) encodings: Vec<KvEncoding>,
+    /// Published policies to hold the plans against, at equal bytes in bf16, separated by commas.
+    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [KvPolicyArg::Window, KvPolicyArg::Snapkv, KvPolicyArg::H2o, KvPolicyArg::Think])]
+    pub(crate) policies: Vec<KvPolicyArg>,
     /// How often blocks' prices are measured again for each factor.
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) rounds: usize,

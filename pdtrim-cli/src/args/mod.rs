@@ -28,7 +28,7 @@ pub(crate) use compare::{CompareArgs, MethodArg, TargetArg};
 pub(crate) use eval::{BaselineArgs, EvalArgs, GateArgs, ModeArg, ScoreArgs};
 pub(crate) use generate::GenerateArgs;
 pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
-pub(crate) use kv::{KvArgs, KvCommand, KvMenuArg, KvSearchArgs};
+pub(crate) use kv::{KvArgs, KvCommand, KvMenuArg, KvPolicyArg, KvSearchArgs};
 pub(crate) use logprobs::LogprobsArgs;
 pub(crate) use model::{DEFAULT_MODEL, DtypeArg, ModelArgs};
 pub(crate) use plan::{PlanArgs, kv_encoding};

@@ -3,6 +3,7 @@
 mod page;
 mod report;
 mod search;
+mod sends;
 
 use anyhow::Result;
 

@@ -79,7 +79,7 @@ pub(super) fn table(report: &Report) -> Table {
                 .iter()
                 .map(|score| format!("{:.3}", score.metric.value)),
         );
-        cells.push(crosses(row));
+        cells.push(row.sends.clone());
         table.rows.push(
             cells
                 .into_iter()
@@ -88,19 +88,6 @@ pub(super) fn table(report: &Report) -> Table {
         );
     }
     table
-}
-
-/// How many blocks send what.
-fn crosses(row: &Row) -> String {
-    let group = |group: &pdtrim_core::KvGroup| {
-        let span = group.sends.span.map_or_else(
-            || "all".to_owned(),
-            |span| format!("{}+{}", span.first, span.last),
-        );
-        format!("{} x {span} {}", group.blocks.len(), group.sends.encoding)
-    };
-    let groups: Vec<String> = row.kv.iter().map(group).collect();
-    groups.join(", ")
 }
 
 fn summary(report: &Report) -> Section {

@@ -21,19 +21,31 @@ pub(super) enum Kind {
     Encodings,
     /// Searched: both.
     Both,
-    /// The same first and last positions in every block.
+    /// The same first and last positions in every block, as `StreamingLLM` keeps them.
     SameSpan,
     /// The same encoding in every block.
     SameEncoding,
+    /// The last positions in every block.
+    Window,
+    /// `SnapKV` in every block.
+    SnapKv,
+    /// H2O in every block.
+    H2o,
+    /// `ThinK` in every block.
+    Think,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Positions,
         Self::Encodings,
         Self::Both,
         Self::SameSpan,
         Self::SameEncoding,
+        Self::Window,
+        Self::SnapKv,
+        Self::H2o,
+        Self::Think,
     ];
 
     pub(super) fn of(menu: KvMenuArg) -> Self {
@@ -51,6 +63,10 @@ impl Kind {
             Self::Both => "both",
             Self::SameSpan => "same-span",
             Self::SameEncoding => "same-encoding",
+            Self::Window => "window",
+            Self::SnapKv => "snapkv",
+            Self::H2o => "h2o",
+            Self::Think => "think",
         }
     }
 }
@@ -61,8 +77,9 @@ impl fmt::Display for Kind {
             Self::Positions => "positions",
             Self::Encodings => "encodings",
             Self::Both => "positions and encodings",
-            Self::SameSpan => "same positions everywhere",
+            Self::SameSpan => "first and last everywhere",
             Self::SameEncoding => "same encoding everywhere",
+            Self::Window | Self::SnapKv | Self::H2o | Self::Think => self.file_name(),
         })
     }
 }
@@ -99,8 +116,11 @@ pub(super) struct Row {
     /// 0.01 = one percent above the perplexity with everything sent.
     pub(super) perplexity_rise: f64,
     pub(super) tasks: Vec<TaskScore>,
-    /// What each block sends; blocks that are not named send everything as it is held.
+    /// What each block sends; blocks that are not named send everything as it is held. Empty for a policy
+    /// that decides by the prompt.
     pub(super) kv: Vec<KvGroup>,
+    /// What crosses, in words.
+    pub(super) sends: String,
     /// File name of the plan.
     pub(super) plan: Option<String>,
 }
@@ -130,6 +150,7 @@ impl Row {
             perplexity_rise: rise.exp_m1(),
             tasks: Vec::new(),
             kv: Vec::new(),
+            sends: String::new(),
             plan: None,
         }
     }

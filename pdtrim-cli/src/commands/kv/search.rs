@@ -1,23 +1,27 @@
 //! `pdtrim kv search`: fewer and fewer bytes, each time at the lowest loss that was found.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use pdtrim_core::hash::sha256;
 use pdtrim_core::journal::Journal;
 use pdtrim_core::objective::{Calibration, CalibrationLoss, Rows, TransferCandidate};
+use pdtrim_core::pipeline::{PdModel, SendAll};
 use pdtrim_core::plan::{PLAN_VERSION, PlanCalibration, PlanFile, PlanModel, Repair};
 use pdtrim_core::{
     BlockKv, BlockSet, Boundary, KvEncoding, KvFill, KvPlan, PerStage, Plan, TokenSpan,
 };
 use pdtrim_eval::TaskResult;
-use pdtrim_kv::{FrontSearch, KvSizes, PlannedTransfer};
+use pdtrim_kv::{FrontSearch, KvSizes};
 use pdtrim_search::calibration::{CalibrationSet, Corpus, Part, WindowDraw};
 use serde_json::json;
 
 use super::page;
 use super::report::{Kind, Report, Row};
+use super::sends::{Policy, Sends};
 use crate::args::{KvMenuArg, KvSearchArgs, PlanArgs};
 use crate::commands::load_all;
 use crate::progress::Progress;
@@ -125,11 +129,11 @@ struct Search<'a> {
     reported_on: &'a CalibrationSet,
 }
 
-/// A plan before it is reported on.
+/// A plan or a policy before it is reported on.
 struct Candidate {
     kind: Kind,
     asked: Option<f64>,
-    plan: KvPlan,
+    sends: Sends,
     /// On the windows that chose it.
     cost: Option<f64>,
 }
@@ -143,22 +147,24 @@ impl Search<'_> {
         }
         candidates.extend(self.uniform(&sizes));
         let loss = self.loss(self.reported_on)?;
-        let base = self.window_costs(&loss, &KvPlan::send_all(self.session.depth()))?;
-        let dense = self.score(scoring, &KvPlan::send_all(self.session.depth()))?;
+        let everything = Sends::Plan(KvPlan::send_all(self.session.depth()));
+        let base = self.window_costs(&loss, &everything)?;
+        let dense = self.score(scoring, &everything)?;
         let mut rows = Vec::new();
         for candidate in candidates {
-            let costs = self.window_costs(&loss, &candidate.plan)?;
-            let tasks = self.score(scoring, &candidate.plan)?;
-            let bytes = sizes.plan_bytes(&candidate.plan, self.decode_removed());
-            let plan_file = self.write_plan(&candidate)?;
+            let sends = &candidate.sends;
+            let costs = self.window_costs(&loss, sends)?;
+            let tasks = self.score(scoring, sends)?;
+            let bytes = self.bytes(sends)?;
             let mut row = Row::new(candidate.kind, (&base, &costs));
             row.asked = candidate.asked;
             row.factor = sizes.dense_bf16_bytes() / bytes;
             row.bytes = bytes;
             row.calibration_loss = candidate.cost;
-            row.kv = candidate.plan.to_groups();
+            row.kv = sends.groups();
+            row.sends = sends.in_words();
             row.tasks = TaskScore::of(&tasks, Some(&dense));
-            row.plan = plan_file;
+            row.plan = self.write_plan(&candidate)?;
             rows.push(row);
         }
         Ok(Report::new(
@@ -237,7 +243,7 @@ impl Search<'_> {
             Candidate {
                 kind,
                 asked: Some(point.asked),
-                plan: point.plan,
+                sends: Sends::Plan(point.plan),
                 cost: Some(point.cost),
             }
         });
@@ -290,13 +296,14 @@ impl Search<'_> {
             .collect()
     }
 
-    /// The same in every block that decode runs: the first and last positions that each factor allows, as in
-    /// `StreamingLLM`, and each encoding.
+    /// The same in every block that decode runs: the first and last positions that each factor allows, each
+    /// encoding, and the policies.
     fn uniform(&self, sizes: &KvSizes) -> Vec<Candidate> {
+        let blocks = self.decode_removed().complement();
         let everywhere = |sends: BlockKv| {
-            let kept = self.decode_removed().complement();
             let plan = KvPlan::send_all(self.session.depth());
-            kept.iter()
+            blocks
+                .iter()
                 .fold(plan, |plan, id| plan.with_block(id, sends))
         };
         let mut candidates = Vec::new();
@@ -311,62 +318,81 @@ impl Search<'_> {
                 let bytes = sizes.plan_bytes(&plan(*kept), self.decode_removed());
                 bytes <= sizes.dense_bf16_bytes() / factor + 1e-6
             };
-            if let Some(kept) = (1..self.read()).rev().find(fits) {
-                candidates.push(Candidate {
-                    kind: Kind::SameSpan,
-                    asked: Some(factor),
-                    plan: plan(kept),
-                    cost: None,
-                });
-            }
+            let Some(kept) = (1..self.read()).rev().find(fits) else {
+                continue;
+            };
+            let share = kept as f64 / self.read() as f64;
+            let candidate = |kind, sends| Candidate {
+                kind,
+                asked: Some(factor),
+                sends,
+                cost: None,
+            };
+            candidates.push(candidate(Kind::SameSpan, Sends::Plan(plan(kept))));
+            candidates.extend(self.args.policies.iter().filter_map(|&policy| {
+                let sends = Policy::new(policy, share)?;
+                let blocks = blocks.clone();
+                Some(candidate(sends.kind(), Sends::Policy(sends, blocks)))
+            }));
         }
         let encodings = [KvEncoding::Bf16].into_iter().chain(self.encodings());
         candidates.extend(encodings.map(|encoding| Candidate {
             kind: Kind::SameEncoding,
             asked: None,
-            plan: everywhere(BlockKv {
+            sends: Sends::Plan(everywhere(BlockKv {
                 span: None,
                 encoding,
-            }),
+            })),
             cost: None,
         }));
         candidates
     }
 
+    /// Bytes of a prompt of the held-out windows, counted where they cross.
+    fn bytes(&self, sends: &Sends) -> Result<f64> {
+        let transfer = sends.transfer();
+        let model = PdModel::per_stage(
+            self.bound.models(self.session),
+            self.removed().clone(),
+            KvFill::Project,
+            self.bound.boundary,
+            &*transfer,
+        )?;
+        let window = &self.reported_on.calibration.windows()[0];
+        let prompt = &window[..self.args.prompt_tokens.get()];
+        Ok(model.prefill(&[prompt])?.kv_bytes().0 as f64)
+    }
+
     /// The held-out loss of each window; what an earlier run measured is kept.
-    fn window_costs(&self, loss: &CalibrationLoss<'_>, plan: &KvPlan) -> Result<Vec<f64>> {
-        let groups = serde_json::to_string(&plan.to_groups())?;
-        let fingerprint = self.fingerprint(&groups, self.reported_on)?;
-        let name = format!("held-out-{}", &sha256(groups.as_bytes())[7..23]);
+    fn window_costs(&self, loss: &CalibrationLoss<'_>, sends: &Sends) -> Result<Vec<f64>> {
+        let words = sends.in_words_and_blocks();
+        let fingerprint = self.fingerprint(&words, self.reported_on)?;
+        let name = format!("held-out-{}", &fingerprint[7..23]);
         if let Some(costs) = self.folder.kept(&name, &fingerprint) {
             return Ok(costs);
         }
-        let send_all = PlannedTransfer::new(KvPlan::send_all(plan.depth()));
-        let transfer = PlannedTransfer::new(plan.clone());
-        let candidate = TransferCandidate {
-            transfer: &transfer,
-            differs_from: self
-                .decode_removed()
-                .complement()
-                .iter()
-                .find(|id| plan.block(*id) != BlockKv::default()),
+        let transfer = sends.transfer();
+        let whole = TransferCandidate {
+            transfer: &*transfer,
+            differs_from: self.decode_removed().complement().iter().next(),
         };
-        let mut costs =
-            loss.transfer_window_costs(self.removed(), &send_all, &[candidate], &mut |_, _| {
-                std::ops::ControlFlow::Continue(())
-            })?;
-        let costs = costs.remove(0);
+        let heard = &mut |_, _: &[f64]| ControlFlow::Continue(());
+        let costs = loss.transfer_window_costs(self.removed(), &SendAll, &[whole], heard)?;
+        let costs = costs.into_iter().next().unwrap_or_default();
         self.folder.keep(&name, &fingerprint, &costs)?;
         Ok(costs)
     }
 
-    fn score(&self, scoring: &Scoring<'_>, plan: &KvPlan) -> Result<Vec<TaskResult>> {
-        scoring.score_with(self.removed(), self.bound.repaired(), plan)
+    fn score(&self, scoring: &Scoring<'_>, sends: &Sends) -> Result<Vec<TaskResult>> {
+        let (transfer, words) = (sends.transfer(), sends.in_words_and_blocks());
+        scoring.score_with(self.removed(), self.bound.repaired(), (&*transfer, &words))
     }
 
     /// Writes the plan of a search's point, and what it needs beside it; returns its name.
     fn write_plan(&self, candidate: &Candidate) -> Result<Option<String>> {
-        let (Some(asked), Some(_)) = (candidate.asked, candidate.cost) else {
+        let (Some(asked), Some(_), Sends::Plan(kv)) =
+            (candidate.asked, candidate.cost, &candidate.sends)
+        else {
             return Ok(None);
         };
         let base = self.bound.plan.as_ref();
@@ -376,7 +402,7 @@ impl Search<'_> {
         };
         let plan = Plan::new(PlanFile {
             boundary: self.bound.boundary,
-            kv: candidate.plan.to_groups(),
+            kv: kv.to_groups(),
             kv_method: "loss".to_owned(),
             scores: Vec::new(),
             ..file
@@ -456,6 +482,7 @@ impl Search<'_> {
             "spans": self.args.spans,
             "first": self.args.first,
             "encodings": self.encodings(),
+            "policies": self.args.policies.iter().filter_map(|policy| Some(policy.to_possible_value()?.get_name().to_owned())).collect::<Vec<_>>(),
             "rounds": self.args.rounds,
             "tasks": self.args.tasks,
             "limit": self.args.limit,
