@@ -31,15 +31,18 @@ pub struct BlockCache {
 enum Positions {
     /// The same in every head of every row.
     Shared(Vec<TokenPosition>),
-    /// `[batch][n_kv_heads][place]`.
-    ByHead(Vec<Vec<Vec<TokenPosition>>>),
+    /// `[batch][n_kv_heads][position]`, of which a head with fewer than the others has its first places empty.
+    ByHead {
+        rows: Vec<Vec<Vec<TokenPosition>>>,
+        places: usize,
+    },
 }
 
 impl Positions {
     fn len(&self) -> usize {
         match self {
             Self::Shared(positions) => positions.len(),
-            Self::ByHead(rows) => rows.first().and_then(|row| row.first()).map_or(0, Vec::len),
+            Self::ByHead { places, .. } => *places,
         }
     }
 
@@ -47,19 +50,12 @@ impl Positions {
         let new = new.map(TokenPosition);
         match self {
             Self::Shared(positions) => positions.extend(new),
-            Self::ByHead(rows) => {
+            Self::ByHead { rows, places } => {
                 for positions in rows.iter_mut().flatten() {
                     positions.extend(new.clone());
                 }
+                *places += new.len();
             }
-        }
-    }
-
-    /// Each head's by itself.
-    fn by_head(&self, [batch, heads]: [usize; 2]) -> Vec<Vec<Vec<TokenPosition>>> {
-        match self {
-            Self::Shared(positions) => vec![vec![positions.clone(); heads]; batch],
-            Self::ByHead(rows) => rows.clone(),
         }
     }
 }
@@ -183,11 +179,11 @@ impl BlockCache {
     pub fn positions(&self) -> Option<&[TokenPosition]> {
         match &self.positions {
             Positions::Shared(positions) => Some(positions),
-            Positions::ByHead(_) => None,
+            Positions::ByHead { .. } => None,
         }
     }
 
-    /// Token positions that one key and value head of one row of the batch holds, by place.
+    /// Token positions that one key and value head of one row of the batch holds, in order.
     ///
     /// # Panics
     ///
@@ -195,7 +191,7 @@ impl BlockCache {
     pub fn head_positions(&self, row: usize, head: usize) -> &[TokenPosition] {
         match &self.positions {
             Positions::Shared(positions) => positions,
-            Positions::ByHead(rows) => &rows[row][head],
+            Positions::ByHead { rows, .. } => &rows[row][head],
         }
     }
 
@@ -259,21 +255,15 @@ impl BlockCache {
     ///
     /// # Panics
     ///
-    /// Panics if a place is not below [`len`](Self::len).
+    /// Panics if a place is not below [`len`](Self::len), or if heads already hold different positions.
     pub fn retain_places(&mut self, places: &[usize]) {
         if places.len() == self.len() {
             return;
         }
-        let of =
-            |positions: &[TokenPosition]| places.iter().map(|&place| positions[place]).collect();
-        match &mut self.positions {
-            Positions::Shared(positions) => *positions = of(positions),
-            Positions::ByHead(rows) => {
-                for positions in rows.iter_mut().flatten() {
-                    *positions = of(positions);
-                }
-            }
-        }
+        let Positions::Shared(positions) = &mut self.positions else {
+            panic!("heads hold different positions");
+        };
+        *positions = places.iter().map(|&place| positions[place]).collect();
         self.held = self.held.take().filter(|_| !places.is_empty()).map(|held| {
             let indices: Vec<i32> = places.iter().map(|&place| place as i32).collect();
             let indices = TensorData::new(indices, [places.len()]);
@@ -282,32 +272,33 @@ impl BlockCache {
         });
     }
 
-    /// Keeps the given places of each key and value head, `[batch][n_kv_heads][place]`, ascending and as many in
-    /// every head; their token positions stay what they were.
+    /// Keeps the given places of each key and value head, `[batch][n_kv_heads][place]`, ascending; their token
+    /// positions stay what they were. Heads may keep different numbers of them: the first places of those
+    /// with fewer are then empty, and [`empty_places`](Self::empty_places) says how many.
     ///
     /// # Panics
     ///
-    /// Panics unless there are as many places for every head of every row, each below [`len`](Self::len).
+    /// Panics unless there are places for every head of every row, each below [`len`](Self::len), or if heads
+    /// already hold different positions.
     pub fn retain_places_by_head(&mut self, places: &[Vec<Vec<usize>>]) {
         let Some(held) = self.held.take() else {
             return;
         };
         let [batch, _, heads, width] = held.keys.dims();
-        let kept = places[0][0].len();
-        let is_even =
-            |row: &Vec<Vec<usize>>| row.len() == heads && row.iter().all(|head| head.len() == kept);
+        let Positions::Shared(old) = &self.positions else {
+            panic!("heads hold different positions");
+        };
+        let has_heads = |row: &Vec<Vec<usize>>| row.len() == heads;
         assert!(
-            places.len() == batch && places.iter().all(is_even),
-            "as many places in every head"
+            places.len() == batch && places.iter().all(has_heads),
+            "places for every head"
         );
-        let old = self.positions.by_head([batch, heads]);
-        let new = old.iter().zip(places).map(|(row, places)| {
-            let heads = row.iter().zip(places);
-            heads
-                .map(|(positions, places)| places.iter().map(|&place| positions[place]).collect())
-                .collect()
-        });
-        self.positions = Positions::ByHead(new.collect());
+        let of_head = |places: &Vec<usize>| places.iter().map(|&place| old[place]).collect();
+        let of_row = |row: &Vec<Vec<usize>>| row.iter().map(of_head).collect();
+        let rows = places.iter().map(of_row).collect();
+        let len = old.len();
+        let kept = places.iter().flatten().map(Vec::len).max().unwrap_or(0);
+        self.positions = Positions::ByHead { rows, places: kept };
         if kept == 0 {
             return;
         }
@@ -315,16 +306,33 @@ impl BlockCache {
         for row in places {
             for place in 0..kept {
                 for head in row {
-                    indices.extend(std::iter::repeat_n(head[place] as i32, width));
+                    // What an empty place holds is never looked at.
+                    let from = (place + head.len()).checked_sub(kept);
+                    let from = from.map_or(0, |place| head[place]);
+                    indices.extend(std::iter::repeat_n(from as i32, width));
                 }
             }
         }
         let indices = TensorData::new(indices, [batch, kept, heads, width]);
         let indices = Tensor::<4, Int>::from_data(indices, &held.keys.device());
-        let (len, gathered) = (old[0][0].len(), |held: Tensor<4>| {
-            held.gather(1, indices.clone())
-        });
-        self.held = Some(held.map(|held| gathered(held.narrow(1, 0, len))));
+        self.held = Some(held.map(|held| held.narrow(1, 0, len).gather(1, indices.clone())));
+    }
+
+    /// How many first places of each key and value head, `[batch][n_kv_heads]`, are empty; `None` if none is.
+    pub fn empty_places(&self) -> Option<Vec<Vec<usize>>> {
+        let Positions::ByHead { rows, places } = &self.positions else {
+            return None;
+        };
+        let of_row = |row: &Vec<Vec<TokenPosition>>| {
+            let empty = row.iter().map(|positions| places - positions.len());
+            empty.collect::<Vec<usize>>()
+        };
+        let empty: Vec<Vec<usize>> = rows.iter().map(of_row).collect();
+        empty
+            .iter()
+            .flatten()
+            .any(|&places| places > 0)
+            .then_some(empty)
     }
 
     /// Keeps only the given key and value heads, by their place, ascending, and the queries that share them.
@@ -357,7 +365,10 @@ impl BlockCache {
             held.map(|held| held.map(|held| held.narrow(1, 0, self.len()).repeat_dim(0, batch)));
         let positions = match &self.positions {
             Positions::Shared(positions) => Positions::Shared(positions.clone()),
-            Positions::ByHead(rows) => Positions::ByHead(vec![rows[0].clone(); batch]),
+            Positions::ByHead { rows, places } => Positions::ByHead {
+                rows: vec![rows[0].clone(); batch],
+                places: *places,
+            },
         };
         Self {
             held,
@@ -366,14 +377,19 @@ impl BlockCache {
         }
     }
 
-    /// Size of the filled part, for one row of the batch.
+    /// Size of the filled part, for one row of the batch: the first, where rows hold different numbers of
+    /// positions.
     pub fn bytes_per_row(&self) -> Bytes {
         let Some(held) = &self.held else {
             return Bytes(0);
         };
         let [_, _, heads, width] = held.keys.dims();
         let element = held.keys.dtype().size();
-        Bytes((2 * self.len() * heads * width * element) as u64)
+        let filled = match &self.positions {
+            Positions::Shared(positions) => positions.len() * heads,
+            Positions::ByHead { rows, .. } => rows[0].iter().map(Vec::len).sum(),
+        };
+        Bytes((2 * filled * width * element) as u64)
     }
 }
 

@@ -3,7 +3,7 @@
 mod knapsack;
 
 use pdtrim_core::objective::CalibrationLoss;
-use pdtrim_core::{BlockId, BlockKv, BlockSet, KvPlan, PerStage};
+use pdtrim_core::{BlockId, BlockKv, BlockSet, KvPlan, PerStage, TokenSpan};
 
 use crate::costs::{Costs, KvEvaluation, KvJournal};
 use crate::error::{Error, Result};
@@ -15,7 +15,8 @@ use crate::sizes::KvSizes;
 /// nearly add up as long as they are small, so the plan of lowest J for some bytes is nearly the
 /// solution of a knapsack problem: one choice for each block, the lowest sum of prices that fits. That
 /// plan is measured; then prices are measured again around it, where they are what they are beside
-/// the other blocks' choices, and the problem is solved anew, until the plan that comes out is no better.
+/// the other blocks' choices, and the problem is solved anew, until the plan that comes out is no better. At
+/// last the spans' positions are shared out between a prompt's start and its end.
 /// Ours; the paper chooses blocks by a threshold on attention.
 pub struct FrontSearch<'a> {
     /// Measures J.
@@ -30,6 +31,8 @@ pub struct FrontSearch<'a> {
     pub factors: &'a [f64],
     /// How often prices are measured again for each factor, at most.
     pub rounds: usize,
+    /// How many of a span's positions may be first ones, to be tried at the end in all blocks together.
+    pub firsts: &'a [usize],
 }
 
 /// A plan of the front.
@@ -72,7 +75,7 @@ impl FrontSearch<'_> {
     pub fn planned_evaluations(&self) -> usize {
         let kept = self.removed.decode.complement().len();
         let prices = kept * self.menu.len().saturating_sub(1);
-        1 + prices + self.factors.len() * (1 + self.rounds * (1 + prices))
+        1 + prices + self.factors.len() * (1 + self.rounds * (1 + prices) + self.firsts.len())
     }
 
     /// Finds a plan for each factor.
@@ -108,6 +111,7 @@ impl FrontSearch<'_> {
                 }
                 (plan, cost) = (next, next_cost);
             }
+            let (plan, cost) = self.split(&mut costs, &base, (plan, cost))?;
             let bytes = self.sizes.plan_bytes(&plan, &self.removed.decode);
             points.push(FrontPoint {
                 asked,
@@ -190,6 +194,29 @@ impl FrontSearch<'_> {
         })
     }
 
+    /// The best way to share the spans' positions out between a prompt's start and its end.
+    fn split(
+        &self,
+        costs: &mut Costs<'_, '_>,
+        base: &KvPlan,
+        (plan, cost): (KvPlan, f64),
+    ) -> Result<(KvPlan, f64)> {
+        let splits: Vec<KvPlan> = self
+            .firsts
+            .iter()
+            .map(|&first| with_first(&plan, first))
+            .collect();
+        let measured = costs.of(base, &splits)?;
+        let all = splits.into_iter().zip(measured);
+        // Ties go to what was there.
+        Ok(all.fold(
+            (plan, cost),
+            |best, other| {
+                if other.1 < best.1 { other } else { best }
+            },
+        ))
+    }
+
     /// The plan of the lowest sum of prices that fits.
     fn solve(&self, prices: &Prices, budget: f64) -> KvPlan {
         let items: Vec<Vec<knapsack::Choice>> = prices
@@ -211,6 +238,22 @@ impl FrontSearch<'_> {
             plan.with_block(id, self.menu[open[chosen]])
         })
     }
+}
+
+/// The same numbers of positions, `first` of them first ones where there are more.
+fn with_first(plan: &KvPlan, first: usize) -> KvPlan {
+    plan.spanned().iter().fold(plan.clone(), |plan, id| {
+        let sends = plan.block(id);
+        let span = sends.span.map(|span| {
+            let kept = span.first + span.last;
+            let first = first.min(kept.saturating_sub(1));
+            TokenSpan {
+                first,
+                last: kept - first,
+            }
+        });
+        plan.with_block(id, BlockKv { span, ..sends })
+    })
 }
 
 impl Prices {

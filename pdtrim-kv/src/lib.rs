@@ -25,7 +25,7 @@ pub use error::{Error, Result};
 pub use front::{Front, FrontPoint, FrontSearch};
 pub use planned::PlannedTransfer;
 pub use policy::{
-    Budget, H2o, Kept, KvPolicy, PolicyTransfer, SnapKv, StreamingLlm, Think, Window,
+    AdaKv, Budget, H2o, Kept, KvPolicy, PolicyTransfer, SnapKv, StreamingLlm, Think, Window,
 };
 pub use select::{KvChoice, KvSearch, Selection, search};
 pub use sizes::KvSizes;

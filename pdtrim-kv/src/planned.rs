@@ -52,37 +52,67 @@ pub(crate) fn core_error(source: Error) -> pdtrim_core::Error {
 pub(crate) fn through_bytes(cache: &BlockCache, encoding: KvEncoding) -> Result<Received> {
     let held = Held::of(cache.keys().dtype())?;
     let codec = Codec { encoding, held };
-    let (keys, key_bytes) = tensor_through_bytes(&cache.keys(), codec, Part::Keys)?;
-    let (values, value_bytes) = tensor_through_bytes(&cache.values(), codec, Part::Values)?;
+    let empty = cache.empty_places();
+    let empty = empty.as_deref();
+    let (keys, key_bytes) = tensor_through_bytes(&cache.keys(), empty, codec, Part::Keys)?;
+    let (values, value_bytes) = tensor_through_bytes(&cache.values(), empty, codec, Part::Values)?;
     Ok(Received {
         cache: cache.with_parts(keys, values).unobserved(),
         bytes: Bytes((key_bytes + value_bytes) as u64),
     })
 }
 
-/// `[batch, positions, heads, width]`, each row of the batch by itself, and the bytes of one.
+/// `[batch, positions, heads, width]`, each row of the batch by itself, and the bytes of the first. Where heads
+/// hold different numbers of positions each crosses by itself, without its empty places.
 fn tensor_through_bytes(
     tensor: &Tensor<4>,
+    empty: Option<&[Vec<usize>]>,
     codec: Codec,
     part: Part,
 ) -> Result<(Tensor<4>, usize)> {
     let [batch, positions, heads, width] = tensor.dims();
-    let shape = KvShape {
-        positions,
-        heads,
-        width,
-    };
-    let elements = elements(tensor.clone());
-    let mut received = Vec::with_capacity(elements.len());
+    let mut elements = elements(tensor.clone());
+    let mut first_bytes = 0;
     let mut bytes = Vec::new();
-    for row in elements.chunks_exact(elements.len() / batch) {
+    let rows = elements.chunks_exact_mut(positions * heads * width);
+    for (row, elements) in rows.enumerate() {
         bytes.clear();
-        codec.encode(row, shape, part, &mut bytes)?;
-        received.extend(codec.decode(&bytes, shape, part)?);
+        if let Some(empty) = empty {
+            for (head, &empty) in empty[row].iter().enumerate() {
+                let shape = KvShape {
+                    positions: positions - empty,
+                    heads: 1,
+                    width,
+                };
+                let places = elements.chunks_exact_mut(width).skip(empty * heads + head);
+                let mut places: Vec<&mut [f32]> = places.step_by(heads).collect();
+                let sent: Vec<f32> = places
+                    .iter()
+                    .flat_map(|place| place.iter().copied())
+                    .collect();
+                let start = bytes.len();
+                codec.encode(&sent, shape, part, &mut bytes)?;
+                let received = codec.decode(&bytes[start..], shape, part)?;
+                for (place, received) in places.iter_mut().zip(received.chunks_exact(width)) {
+                    place.copy_from_slice(received);
+                }
+            }
+        } else {
+            let shape = KvShape {
+                positions,
+                heads,
+                width,
+            };
+            codec.encode(elements, shape, part, &mut bytes)?;
+            elements.copy_from_slice(&codec.decode(&bytes, shape, part)?);
+        }
+        if row == 0 {
+            first_bytes = bytes.len();
+        }
     }
-    let data = TensorData::new(received, [batch, positions, heads, width]);
+    let data = TensorData::new(elements, [batch, positions, heads, width]);
     let options = (&tensor.device(), tensor.dtype());
-    Ok((Tensor::from_data(data, options), bytes.len()))
+    Ok((Tensor::from_data(data, options), first_bytes))
 }
 
 /// The tensor's elements in order.

@@ -8,7 +8,7 @@ use pdtrim_core::cache::BlockCache;
 use pdtrim_core::pipeline::{CacheTransfer, Received};
 use pdtrim_core::{BlockId, BlockSet, Bytes, KvEncoding};
 
-pub use eviction::{H2o, SnapKv, StreamingLlm, Window};
+pub use eviction::{AdaKv, H2o, SnapKv, StreamingLlm, Window};
 pub use think::Think;
 
 use crate::encoding::{Codec, Held, KvShape, Part};
@@ -40,7 +40,7 @@ pub enum Kept {
     All,
     /// These places in every head, ascending.
     Places(Vec<usize>),
-    /// These places, `[batch][n_kv_heads][place]`, ascending and as many in every head.
+    /// These places, `[batch][n_kv_heads][place]`, ascending.
     ByHead(Vec<Vec<Vec<usize>>>),
     /// All places, but of the keys only these channels, `[batch][n_kv_heads][channel]`, ascending and as many in
     /// every head; queries meet nothing in the others.

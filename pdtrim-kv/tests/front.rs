@@ -52,6 +52,7 @@ fn front(factors: &[f64], journal: Option<KvJournal>) -> Result<Front, Error> {
         menu: &menu(),
         factors,
         rounds: 2,
+        firsts: &[0, 1, 4],
     };
     let mut measured = 0;
     let known = journal.as_ref().map_or(0, |(_, known)| known.len());

@@ -10,7 +10,9 @@ use pdtrim_core::objective::{Calibration, CalibrationLoss, Rows};
 use pdtrim_core::pipeline::{CacheTransfer, PdModel, Received, SendAll};
 use pdtrim_core::testing::TinyModel;
 use pdtrim_core::{BlockId, BlockSet, Boundary, KvEncoding, KvFill, PerStage};
-use pdtrim_kv::{Budget, H2o, Kept, KvPolicy, PolicyTransfer, SnapKv, StreamingLlm, Think, Window};
+use pdtrim_kv::{
+    AdaKv, Budget, H2o, Kept, KvPolicy, PolicyTransfer, SnapKv, StreamingLlm, Think, Window,
+};
 use proptest::prelude::*;
 
 const DEPTH: usize = 5;
@@ -28,6 +30,15 @@ fn evictions(budget: Budget) -> Vec<Box<dyn KvPolicy>> {
         }),
         Box::new(H2o { budget }),
     ]
+}
+
+fn ada(budget: Budget, own: f64) -> AdaKv {
+    let snap = SnapKv {
+        budget,
+        window: 4,
+        kernel: 3,
+    };
+    AdaKv { snap, own }
 }
 
 /// Keeps what a transfer let through.
@@ -90,6 +101,27 @@ proptest! {
             let positions = kept * blocks.len() + read * (DEPTH - blocks.len());
             prop_assert_eq!(scores.kv_bytes.0 as usize, positions * 2 * HEADS * WIDTH * 4, "{}", name);
         }
+    }
+
+    #[test]
+    fn heads_that_share_a_budget_keep_it_together(
+        prompt in proptest::collection::vec(0_u32..96, 2..60), share in 0.1_f64..1.0, own in 0.0_f64..1.0,
+    ) {
+        let (read, budget) = (prompt.len() - 1, Budget::Share(share));
+        let with = |own, encoding| scored(&PolicyTransfer::new(ada(budget, own), BlockSet::all(DEPTH), encoding), &prompt);
+        let (scores, caches) = with(own, KvEncoding::Held);
+        let (encoded, _) = with(own, KvEncoding::Bf16);
+        for cache in &caches {
+            let kept: Vec<usize> = (0..HEADS).map(|head| cache.head_positions(0, head).len()).collect();
+            prop_assert_eq!(kept.iter().sum::<usize>(), budget.of(read) * HEADS);
+            prop_assert_eq!(kept.iter().copied().max(), Some(cache.len()));
+        }
+        let elements = budget.of(read) * HEADS * 2 * WIDTH * DEPTH;
+        prop_assert_eq!(scores.kv_bytes.0 as usize, 4 * elements);
+        prop_assert_eq!(encoded.kv_bytes.0 as usize, 2 * elements);
+        // With nothing to share they are as SnapKV's.
+        let snap = PolicyTransfer::new(ada(budget, 1.0).snap, BlockSet::all(DEPTH), KvEncoding::Held);
+        prop_assert_eq!(with(1.0, KvEncoding::Held).0, scored(&snap, &prompt).0);
     }
 
     #[test]
@@ -199,6 +231,7 @@ fn the_loss_sees_policies_as_the_pipeline_does() {
     let loss = CalibrationLoss::new(&model, &calibration, Rows::Continuation, Boundary::Decode);
     let removed = PerStage::dense(DEPTH);
     let mut policies = evictions(Budget::Positions(8));
+    policies.push(Box::new(ada(Budget::Positions(8), 0.2)));
     policies.push(Box::new(Think {
         channels: 0.5,
         window: 8,

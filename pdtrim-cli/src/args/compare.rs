@@ -68,6 +68,9 @@ pub(crate) struct CompareArgs {
     /// As `trim --race-error`.
     #[arg(long, value_name = "P", default_value = "0", value_parser = race_error)]
     pub(crate) race_error: f64,
+    /// Leave out the biases with which flap makes up for what it removes.
+    #[arg(long)]
+    pub(crate) no_compensation: bool,
     /// Also let the first and the last block be removed.
     #[arg(long)]
     pub(crate) unprotected_ends: bool,

@@ -38,6 +38,8 @@ pub(crate) enum KvPolicyArg {
     Window,
     /// The last positions, and those that the last queries look at most, in each head
     Snapkv,
+    /// As snapkv, with heads that share a block's budget out among themselves
+    AdaKv,
     /// The last positions, and those that all queries looked at most, in each head
     H2o,
     /// All positions, but fewer channels of the keys
@@ -68,14 +70,15 @@ pub(crate) struct KvSearchArgs {
     /// Numbers of positions that a block may send, separated by commas; all of them always are a choice.
     #[arg(long, value_delimiter = ',', value_name = "N", default_values_t = [16, 32, 64, 128, 256, 512])]
     pub(crate) spans: Vec<usize>,
-    /// How many of those are a prompt's first ones.
-    #[arg(long, value_name = "N", default_value = "4")]
-    pub(crate) first: usize,
+    /// How many of those may be a prompt's first ones, separated by commas; blocks are chosen with the first of
+    /// these numbers, and the best of all is kept.
+    #[arg(long, value_delimiter = ',', value_name = "N", default_values_t = [4, 0, 1, 2, 8, 16, 32])]
+    pub(crate) first: Vec<usize>,
     /// Encodings that a block may send in, separated by commas; bf16 always is a choice.
     #[arg(long, value_delimiter = ',', value_parser = kv_encoding, value_name = "ENCODING", default_values_t = [KvEncoding::Fp8E4m3, KvEncoding::Int8, KvEncoding::Int4])]
     pub(crate) encodings: Vec<KvEncoding>,
     /// Published policies to hold the plans against, at equal bytes in bf16, separated by commas.
-    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [KvPolicyArg::Window, KvPolicyArg::Snapkv, KvPolicyArg::H2o, KvPolicyArg::Think])]
+    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [KvPolicyArg::Window, KvPolicyArg::Snapkv, KvPolicyArg::AdaKv, KvPolicyArg::H2o, KvPolicyArg::Think])]
     pub(crate) policies: Vec<KvPolicyArg>,
     /// How often blocks' prices are measured again for each factor.
     #[arg(long, value_name = "N", default_value = "1")]

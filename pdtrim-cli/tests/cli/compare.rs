@@ -484,4 +484,13 @@ fn narrower_blocks_stand_beside_fewer() {
         assert!(saved > 0.2 && saved < 0.4, "{run}");
         assert!(one["held_out"]["rise"].as_f64().unwrap() != 0.0);
     }
+    // Without the biases only flap's rows are others; the rest is kept.
+    let (_, notes) = said(&mut place.pdtrim(&[&words[..], &["--no-compensation"]].concat()));
+    assert_eq!(notes.matches("kept from an earlier run").count(), 12);
+    let without = object(&place, "out");
+    for (run, other) in runs.iter().zip(without["runs"].as_array().unwrap()) {
+        let cost = |run: &Value| run["outcome"]["found"]["held_out"]["cost"].clone();
+        let is_other = cost(run) != cost(other);
+        assert_eq!(is_other, run["strategy"] == "flap", "{run}");
+    }
 }

@@ -68,7 +68,10 @@ fn fronts_meet_their_factors_and_every_point_has_a_plan_that_runs() {
         [2, 3, 3, 4]
     );
     // Of ThinK's bytes at least half are values.
-    assert_eq!(["window", "snap-kv", "h2o", "think"].map(of), [3, 3, 3, 1]);
+    assert_eq!(
+        ["window", "snap-kv", "ada-kv", "h2o", "think"].map(of),
+        [3, 3, 3, 3, 1]
+    );
     assert!((1..3).contains(&of("encodings")));
     for row in rows {
         let number = |name: &str| row[name].as_f64().unwrap();

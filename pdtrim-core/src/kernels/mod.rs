@@ -102,13 +102,25 @@ pub(crate) fn rotate(heads: Tensor<4>, angles: &Angles) -> Tensor<4> {
 pub(crate) fn attention(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<4> {
     let same = keys.dtype() == values.dtype();
     if !(is_flex_f32(&queries) && is_weight(&keys) && is_weight(&values) && same) {
-        return plain::attention(queries, keys, values);
+        return plain::attention(queries, keys, values, None);
     }
     from_flex(attention::attention(
         &flex(queries),
         &flex(keys),
         &flex(values),
     ))
+}
+
+/// The same where nobody sees the first `empty[row][key head]` places: on Burn's operations everywhere.
+pub(crate) fn attention_with_empty_places(
+    queries: Tensor<4>,
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    empty: &[Vec<usize>],
+) -> Tensor<4> {
+    let dtype = queries.dtype();
+    let (keys, values) = (keys.cast(dtype), values.cast(dtype));
+    plain::attention(queries, keys, values, Some(empty))
 }
 
 /// What a row of logits says of the token that came next.

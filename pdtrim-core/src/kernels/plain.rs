@@ -2,7 +2,7 @@
 
 use burn::tensor::activation::{log_softmax, silu};
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{DType, Int, Tensor, TensorData, module};
+use burn::tensor::{Bool, DType, Int, Tensor, TensorData, module};
 
 use super::{Layer, TokenScore};
 use crate::model::Angles;
@@ -52,8 +52,15 @@ pub(super) fn rotate(heads: Tensor<4>, angles: &Angles) -> Tensor<4> {
     Tensor::cat(vec![rotated_low, rotated_high], 3).cast(dtype)
 }
 
-pub(super) fn attention(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<4> {
-    let [_, seq, n_heads, _] = queries.dims();
+/// `empty`: first places of each row's key heads that nobody sees.
+pub(super) fn attention(
+    queries: Tensor<4>,
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    empty: Option<&[Vec<usize>]>,
+) -> Tensor<4> {
+    let [batch, seq, n_heads, _] = queries.dims();
+    let places = keys.dims()[1];
     let group = n_heads / keys.dims()[2];
     // Not every backend of Burn 0.22 attends with fewer key than query heads, so each is repeated.
     let spread = |heads: Tensor<4>| {
@@ -70,11 +77,22 @@ pub(super) fn attention(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) 
         is_causal: seq > 1,
         ..Default::default()
     };
+    let unseen = empty.map(|empty| {
+        let heads = empty.iter().flatten();
+        let head = |&empty: &usize| {
+            let of_head = (0..places).map(move |place| place < empty);
+            std::iter::repeat_n(of_head, group).flatten()
+        };
+        let unseen: Vec<bool> = heads.flat_map(head).collect();
+        let unseen = TensorData::new(unseen, [batch, n_heads, 1, places]);
+        let unseen = Tensor::<4, Bool>::from_data(unseen, &queries.device());
+        unseen.expand([batch, n_heads, seq, places])
+    });
     let mixed = module::attention(
         queries.swap_dims(1, 2),
         spread(keys),
         spread(values),
-        None,
+        unseen,
         None,
         options,
     );

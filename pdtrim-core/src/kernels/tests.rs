@@ -112,7 +112,30 @@ proptest! {
             values = narrow_kv(values, dtype);
             wide = (Tensor::<4>::cast(keys.clone(), DType::F32), Tensor::<4>::cast(values.clone(), DType::F32));
         }
-        assert_close(attention(queries.clone(), keys, values), plain::attention(queries, wide.0, wide.1));
+        assert_close(attention(queries.clone(), keys, values), plain::attention(queries, wide.0, wide.1, None));
+    }
+
+    #[test]
+    fn empty_places_are_as_if_they_were_not_there(
+        batch in 1_usize..3, seq in 1_usize..12, before in 1_usize..20, kv_heads in 1_usize..4, group in 1_usize..3,
+        empty in proptest::collection::vec(0_usize..20, 9),
+    ) {
+        let queries = random([batch, seq, kv_heads * group, 8]);
+        let (keys, values) = (random([batch, before + seq, kv_heads, 8]), random([batch, before + seq, kv_heads, 8]));
+        let empty: Vec<Vec<usize>> = (0..batch)
+            .map(|row| (0..kv_heads).map(|head| empty[(row * kv_heads + head) % 9].min(before)).collect())
+            .collect();
+        let all = attention_with_empty_places(queries.clone(), keys.clone(), values.clone(), &empty);
+        for (row, empty) in empty.iter().enumerate() {
+            for (head, &empty) in empty.iter().enumerate() {
+                let left = |tensor: &Tensor<4>| {
+                    tensor.clone().narrow(0, row, 1).narrow(1, empty, before + seq - empty).narrow(2, head, 1)
+                };
+                let of_group = |tensor: &Tensor<4>| tensor.clone().narrow(0, row, 1).narrow(2, head * group, group);
+                let alone = attention(of_group(&queries), left(&keys), left(&values));
+                assert_close(of_group(&all), alone);
+            }
+        }
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Attention {
         self.append(keys, values, [batch, seq], angles, cache, start);
         let queries = self.rotated_queries(queries, [batch, seq], angles);
         cache.observe(&queries);
-        let mixed = kernels::attention(queries, cache.keys(), cache.values());
+        let mixed = attend(queries, cache);
         mixed.reshape([batch * seq, self.n_heads * self.head_dim])
     }
 
@@ -100,7 +100,7 @@ impl Attention {
             self.append(keys, values, sizes, angles, segment.cache, segment.start);
             let queries = self.rotated_queries(part(&queries), sizes, angles);
             segment.cache.observe(&queries);
-            let mixed = kernels::attention(queries, segment.cache.keys(), segment.cache.values());
+            let mixed = attend(queries, segment.cache);
             mixed.reshape([segment.tokens, self.n_heads * self.head_dim])
         };
         let mixed: Vec<Tensor<2>> = if rows.device() == Device::flex() {
@@ -168,5 +168,15 @@ impl Attention {
     /// Keys and values are held as the weights are, whatever the activations are.
     fn kv_dtype(&self) -> DType {
         self.k_proj.weight.val().dtype()
+    }
+}
+
+/// Attention of queries `[batch, seq, n_heads, head_dim]`, the last positions of `cache`, to all of it.
+fn attend(queries: Tensor<4>, cache: &BlockCache) -> Tensor<4> {
+    match cache.empty_places() {
+        Some(empty) => {
+            kernels::attention_with_empty_places(queries, cache.keys(), cache.values(), &empty)
+        }
+        None => kernels::attention(queries, cache.keys(), cache.values()),
     }
 }

@@ -35,6 +35,16 @@ pub struct SnapKv {
     pub kernel: usize,
 }
 
+/// As [`SnapKv`], but heads share a block's budget out among themselves (`Ada-KV`, arXiv:2407.11550): each keeps a
+/// share of it as its own, and the rest goes to the highest votes, whichever head's they are.
+#[derive(Clone, Copy, Debug)]
+pub struct AdaKv {
+    /// Positions that a head keeps in the mean, how votes are cast, and the window that every head keeps.
+    pub snap: SnapKv,
+    /// Share of the budget that is each head's own, in [0, 1]; the authors use 0.2.
+    pub own: f64,
+}
+
 /// Half of the budget for the last positions, half for those that all queries together looked at most (H2O,
 /// arXiv:2306.14048): each key head its own.
 #[derive(Clone, Copy, Debug)]
@@ -83,16 +93,72 @@ impl KvPolicy for SnapKv {
 
     fn keep(&self, cache: &BlockCache) -> Result<Kept> {
         let n = cache.len();
-        let kept = self.budget.of(n);
-        let recent = self.window.min(kept);
-        let queries = last_queries(cache, self.window)?;
-        let mass = mass(&queries, &cache.keys());
-        let head = |mass: &Vec<f32>| {
-            let votes = smoothed(&mass[..n - recent], self.kernel);
-            with_recent(highest(&votes, kept - recent), recent, n)
-        };
-        Ok(by_head(&mass, head))
+        let (kept, recent) = self.sizes(n);
+        let votes = self.votes(cache)?;
+        let head = |votes: &Vec<f32>| with_recent(highest(votes, kept - recent), recent, n);
+        Ok(by_head(&votes, head))
     }
+}
+
+impl SnapKv {
+    /// Places that are kept of `n`, and how many of them are the last ones.
+    fn sizes(&self, n: usize) -> (usize, usize) {
+        let kept = self.budget.of(n);
+        (kept, self.window.min(kept))
+    }
+
+    /// Of each key head for the places before the last ones, `[batch][n_kv_heads][place]`.
+    fn votes(&self, cache: &BlockCache) -> Result<Vec<Vec<Vec<f32>>>> {
+        let (_, recent) = self.sizes(cache.len());
+        let queries = last_queries(cache, self.window)?;
+        let before = cache.len() - recent;
+        let votes = |mass: &Vec<f32>| smoothed(&mass[..before], self.kernel);
+        let mass = mass(&queries, &cache.keys());
+        let row = |row: &Vec<Vec<f32>>| row.iter().map(votes).collect();
+        Ok(mass.iter().map(row).collect())
+    }
+}
+
+impl KvPolicy for AdaKv {
+    fn name(&self) -> &'static str {
+        "ada-kv"
+    }
+
+    fn observes(&self) -> usize {
+        self.snap.window
+    }
+
+    fn keep(&self, cache: &BlockCache) -> Result<Kept> {
+        let n = cache.len();
+        let (kept, recent) = self.snap.sizes(n);
+        let own = ((kept - recent) as f64 * self.own + 1e-9) as usize;
+        let row = |votes: &Vec<Vec<f32>>| {
+            let shared = (kept - recent - own) * votes.len();
+            let heads = shared_out(votes, own, shared).into_iter();
+            heads.map(|places| with_recent(places, recent, n)).collect()
+        };
+        let votes = self.snap.votes(cache)?;
+        Ok(Kept::ByHead(votes.iter().map(row).collect()))
+    }
+}
+
+/// The places of each head's `own` highest votes, and those of the `shared` highest of all others.
+fn shared_out(votes: &[Vec<f32>], own: usize, shared: usize) -> Vec<Vec<usize>> {
+    let mut heads: Vec<Vec<usize>> = votes.iter().map(|votes| highest(votes, own)).collect();
+    let mut others: Vec<(usize, usize)> = Vec::new();
+    for (head, votes) in votes.iter().enumerate() {
+        let left = (0..votes.len()).filter(|place| heads[head].binary_search(place).is_err());
+        others.extend(left.map(|place| (head, place)));
+    }
+    let vote = |&(head, place): &(usize, usize)| votes[head][place];
+    others.sort_by(|a, b| vote(b).total_cmp(&vote(a)).then(a.cmp(b)));
+    for (head, place) in others.into_iter().take(shared) {
+        heads[head].push(place);
+    }
+    for places in &mut heads {
+        places.sort_unstable();
+    }
+    heads
 }
 
 impl KvPolicy for H2o {
@@ -171,6 +237,15 @@ mod tests {
         assert_eq!(highest(&[1.0, 3.0, 2.0, 3.0, 0.0], 2), [1, 3]);
         assert_eq!(highest(&[1.0; 4], 2), [0, 1]);
         assert_eq!(highest(&[1.0], 0), [0_usize; 0]);
+    }
+
+    #[test]
+    fn heads_share_out_what_is_not_their_own() {
+        let votes = [vec![9.0, 8.0, 7.0, 0.1], vec![0.3, 0.2, 0.1, 0.4]];
+        assert_eq!(shared_out(&votes, 0, 4), [vec![0, 1, 2], vec![3]]);
+        assert_eq!(shared_out(&votes, 2, 0), [[0, 1], [0, 3]]);
+        assert_eq!(shared_out(&votes, 1, 2), [vec![0, 1, 2], vec![3]]);
+        assert_eq!(shared_out(&votes, 0, 9).concat().len(), 8);
     }
 
     #[test]

@@ -9,7 +9,9 @@ use pdtrim_core::{Boundary, PerStage};
 use pdtrim_eval::Mode;
 use serde::{Deserialize, Serialize};
 
-use crate::args::{CompareArgs, MethodArg, RepairArg, StrategyArg, TargetArg, TrimConfig};
+use crate::args::{
+    CompareArgs, MethodArg, RepairArg, StrategyArg, TargetArg, TrimConfig, WidthArg,
+};
 use crate::session::Session;
 
 /// Everything that every run depends on, and the lists whose combinations are run.
@@ -31,6 +33,8 @@ pub(super) struct Configuration {
     pub(super) race_error: f64,
     pub(super) anneal_steps: usize,
     pub(super) validation_windows: usize,
+    /// Whether `flap` goes without its biases.
+    pub(super) no_compensation: bool,
     pub(super) seeds: Vec<u64>,
     /// The source; each run says what it drew from it.
     pub(super) calibration: String,
@@ -79,6 +83,7 @@ impl Configuration {
                 .anneal_steps
                 .unwrap_or(TrimConfig::default().anneal_steps),
             validation_windows: args.validation_windows,
+            no_compensation: args.no_compensation,
             seeds: each_once(&args.seeds),
             calibration: calibration.to_owned(),
             calibration_items: args.windows.calibration_items.map(Into::into),
@@ -112,6 +117,11 @@ impl Configuration {
                 serde_json::json!([self.race_error, self.anneal_steps, self.validation_windows])
             }
             Some(StrategyArg::Sleb) => serde_json::json!([self.race_error]),
+            None if self.no_compensation
+                && job.row.strategy == MethodArg::Width(WidthArg::Flap) =>
+            {
+                serde_json::json!(["no compensation"])
+            }
             _ => serde_json::json!([]),
         }
     }

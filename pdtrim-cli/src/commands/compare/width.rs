@@ -43,7 +43,7 @@ impl Comparison<'_> {
             boundary: self.configuration.boundary,
             method,
             target,
-            compensated: true,
+            compensated: !self.configuration.no_compensation,
         }
         .choose(strategy.as_ref())?;
         let seconds = begun.elapsed().as_secs_f64();
@@ -53,7 +53,8 @@ impl Comparison<'_> {
             let removed = stage.values();
             removed.map(|block| size.removed_parameters(block)).sum()
         };
-        let about = self.fingerprint(set, &serde_json::json!(job))?;
+        let settings = self.configuration.settings(job);
+        let about = self.fingerprint(set, &serde_json::json!([job, settings]))?;
         Ok(Trimmed {
             repaired: Repaired::narrow_as(&widths, &about, &session.model),
             width: Some(PerStage {

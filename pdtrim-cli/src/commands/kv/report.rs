@@ -29,6 +29,8 @@ pub(super) enum Kind {
     Window,
     /// `SnapKV` in every block.
     SnapKv,
+    /// `Ada-KV` in every block.
+    AdaKv,
     /// H2O in every block.
     H2o,
     /// `ThinK` in every block.
@@ -36,7 +38,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Positions,
         Self::Encodings,
         Self::Both,
@@ -44,6 +46,7 @@ impl Kind {
         Self::SameEncoding,
         Self::Window,
         Self::SnapKv,
+        Self::AdaKv,
         Self::H2o,
         Self::Think,
     ];
@@ -65,6 +68,7 @@ impl Kind {
             Self::SameEncoding => "same-encoding",
             Self::Window => "window",
             Self::SnapKv => "snapkv",
+            Self::AdaKv => "ada-kv",
             Self::H2o => "h2o",
             Self::Think => "think",
         }
@@ -79,7 +83,7 @@ impl fmt::Display for Kind {
             Self::Both => "positions and encodings",
             Self::SameSpan => "first and last everywhere",
             Self::SameEncoding => "same encoding everywhere",
-            Self::Window | Self::SnapKv | Self::H2o | Self::Think => self.file_name(),
+            Self::Window | Self::SnapKv | Self::AdaKv | Self::H2o | Self::Think => self.file_name(),
         })
     }
 }

@@ -212,6 +212,7 @@ impl Search<'_> {
             menu: &choices,
             factors: &[],
             rounds: self.args.rounds,
+            firsts: self.args.first.get(1..).unwrap_or_default(),
         };
         let most = search.most();
         let within: Vec<f64> = self
@@ -281,7 +282,7 @@ impl Search<'_> {
 
     /// At least one position is a last one: the newest tokens lead the text on.
     fn span(&self, kept: usize) -> TokenSpan {
-        let first = self.args.first.min(kept - 1);
+        let first = self.args.first.first().copied().unwrap_or(0).min(kept - 1);
         TokenSpan {
             first,
             last: kept - first,

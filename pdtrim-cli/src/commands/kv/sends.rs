@@ -2,7 +2,9 @@
 
 use pdtrim_core::pipeline::CacheTransfer;
 use pdtrim_core::{BlockSet, KvEncoding, KvGroup, KvPlan};
-use pdtrim_kv::{Budget, H2o, KvPolicy, PlannedTransfer, PolicyTransfer, SnapKv, Think, Window};
+use pdtrim_kv::{
+    AdaKv, Budget, H2o, KvPolicy, PlannedTransfer, PolicyTransfer, SnapKv, Think, Window,
+};
 
 use super::report::Kind;
 use crate::args::KvPolicyArg;
@@ -10,6 +12,8 @@ use crate::args::KvPolicyArg;
 /// Last positions whose queries decide, and the places that votes are averaged over, as published.
 const WINDOW: usize = 32;
 const KERNEL: usize = 5;
+/// Share of its budget that `Ada-KV` leaves each head, as published.
+const OWN: f64 = 0.2;
 
 pub(super) enum Sends {
     Plan(KvPlan),
@@ -21,6 +25,7 @@ pub(super) enum Sends {
 pub(super) enum Policy {
     Window(Window),
     SnapKv(SnapKv),
+    AdaKv(AdaKv),
     H2o(H2o),
     Think(Think),
 }
@@ -29,13 +34,15 @@ impl Policy {
     /// One that sends `share` of the bytes of everything; none where it cannot.
     pub(super) fn new(policy: KvPolicyArg, share: f64) -> Option<Self> {
         let budget = Budget::Share(share);
+        let snap = SnapKv {
+            budget,
+            window: WINDOW,
+            kernel: KERNEL,
+        };
         Some(match policy {
             KvPolicyArg::Window => Self::Window(Window { budget }),
-            KvPolicyArg::Snapkv => Self::SnapKv(SnapKv {
-                budget,
-                window: WINDOW,
-                kernel: KERNEL,
-            }),
+            KvPolicyArg::Snapkv => Self::SnapKv(snap),
+            KvPolicyArg::AdaKv => Self::AdaKv(AdaKv { snap, own: OWN }),
             KvPolicyArg::H2o => Self::H2o(H2o { budget }),
             KvPolicyArg::Think => {
                 // Values cross in full.
@@ -52,6 +59,7 @@ impl Policy {
         match self {
             Self::Window(_) => Kind::Window,
             Self::SnapKv(_) => Kind::SnapKv,
+            Self::AdaKv(_) => Kind::AdaKv,
             Self::H2o(_) => Kind::H2o,
             Self::Think(_) => Kind::Think,
         }
@@ -61,6 +69,7 @@ impl Policy {
         match self {
             Self::Window(policy) => Box::new(policy),
             Self::SnapKv(policy) => Box::new(policy),
+            Self::AdaKv(policy) => Box::new(policy),
             Self::H2o(policy) => Box::new(policy),
             Self::Think(policy) => Box::new(policy),
         }
@@ -105,6 +114,10 @@ impl Sends {
                 let share = match policy {
                     Policy::Window(Window { budget })
                     | Policy::SnapKv(SnapKv { budget, .. })
+                    | Policy::AdaKv(AdaKv {
+                        snap: SnapKv { budget, .. },
+                        ..
+                    })
                     | Policy::H2o(H2o { budget }) => match budget {
                         Budget::Share(share) => format!("{:.1} % of positions", 100.0 * share),
                         Budget::Positions(kept) => format!("{kept} positions"),
