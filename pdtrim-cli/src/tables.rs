@@ -19,3 +19,15 @@ pub(crate) fn plain(table: &Table) -> String {
     }
     text.trim_fmt()
 }
+
+/// A setting as a page shows it: strings without their quotes.
+pub(crate) fn text(value: &serde_json::Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// A number as a CSV holds it; nothing for one that is missing.
+pub(crate) fn or_empty(value: Option<f64>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
+}

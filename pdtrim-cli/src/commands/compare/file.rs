@@ -5,6 +5,7 @@ use anyhow::Result;
 use super::config::name;
 use super::report::{Report, Summary};
 use crate::statistics::Spread;
+use crate::tables::or_empty;
 
 /// A line for the dense model, then one for each row; `_sd` is the standard deviation over seeds.
 pub(super) fn csv(report: &Report) -> Result<Vec<u8>> {
@@ -108,8 +109,4 @@ fn line(row: &Summary) -> Vec<String> {
     }
     line.extend([or_empty(row.paper), row.failed.join("; ")]);
     line
-}
-
-fn or_empty(value: Option<f64>) -> String {
-    value.map_or_else(String::new, |value| value.to_string())
 }

@@ -6,6 +6,7 @@ use pdtrim_eval::page::{
 };
 
 use super::report::{Kind, Report, Row};
+use crate::tables::text;
 
 pub(super) fn page(report: &Report) -> Page {
     let settings = &report.settings;
@@ -203,10 +204,4 @@ fn series(report: &Report, value: impl Fn(&Row) -> f64) -> Vec<LineSeries> {
     };
     let all = Kind::ALL.into_iter().map(of);
     all.filter(|series| !series.points.is_empty()).collect()
-}
-
-fn text(value: &serde_json::Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::args::KvMenuArg;
 use crate::scoring::TaskScore;
+use crate::tables::or_empty;
 
 /// How a plan came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -207,24 +208,23 @@ impl Report {
         });
         let header = header.into_iter().map(str::to_owned);
         writer.write_record(header.chain(tasks))?;
-        let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
         for row in &self.rows {
             let fields = [
                 row.kind.file_name().to_owned(),
-                number(row.asked),
-                number(Some(row.factor)),
-                number(Some(row.bytes)),
-                number(row.calibration_loss),
-                number(Some(row.loss)),
-                number(Some(row.loss_rise)),
-                number(row.loss_rise_stderr),
-                number(Some(row.perplexity)),
-                number(Some(row.perplexity_rise)),
+                or_empty(row.asked),
+                or_empty(Some(row.factor)),
+                or_empty(Some(row.bytes)),
+                or_empty(row.calibration_loss),
+                or_empty(Some(row.loss)),
+                or_empty(Some(row.loss_rise)),
+                or_empty(row.loss_rise_stderr),
+                or_empty(Some(row.perplexity)),
+                or_empty(Some(row.perplexity_rise)),
             ];
             let tasks = row.tasks.iter().flat_map(|score| {
                 [
-                    number(Some(score.metric.value)),
-                    number(score.metric.stderr),
+                    or_empty(Some(score.metric.value)),
+                    or_empty(score.metric.stderr),
                 ]
             });
             writer.write_record(fields.into_iter().chain(tasks))?;

@@ -7,6 +7,7 @@ use pdtrim_eval::page::{
 use pdtrim_search::RemovedFrom;
 
 use super::report::{Estimate, Report, Row};
+use crate::tables::text;
 
 pub(super) fn page(report: &Report) -> Page {
     let settings = &report.settings;
@@ -214,10 +215,4 @@ fn in_words(from: RemovedFrom) -> &'static str {
         RemovedFrom::Decode => "from decode",
         RemovedFrom::Both => "from both",
     }
-}
-
-fn text(value: &serde_json::Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
 }

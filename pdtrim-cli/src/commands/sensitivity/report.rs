@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::args::SensitivityArgs;
 use crate::scoring::TaskScore;
 use crate::session::Session;
+use crate::tables::or_empty;
 
 /// Everything that one `pdtrim sensitivity` found. Losses are mean NLL in nats; lower is better.
 #[derive(Debug, Serialize)]
@@ -159,10 +160,6 @@ fn scores(scores: &[TaskScore]) -> impl Iterator<Item = String> {
             or_empty(difference.and_then(|difference| difference.stderr)),
         ]
     })
-}
-
-fn or_empty(value: Option<f64>) -> String {
-    value.map_or_else(String::new, |value| value.to_string())
 }
 
 /// What has to be known to repeat the run.
