@@ -99,6 +99,25 @@ impl BlockCache {
         }
     }
 
+    /// Keys and values `[batch, positions, n_kv_heads, head_dim]` of these token positions, by place.
+    ///
+    /// # Panics
+    ///
+    /// Panics unless both have that shape and positions ascend.
+    pub fn of_positions(keys: Tensor<4>, values: Tensor<4>, positions: Vec<TokenPosition>) -> Self {
+        let shape = keys.dims();
+        assert!(
+            shape == values.dims() && shape[1] == positions.len(),
+            "keys and values of the positions"
+        );
+        assert!(positions.is_sorted_by(|a, b| a < b), "positions ascend");
+        Self {
+            held: Some(KeysValues { keys, values }),
+            positions: Positions::Shared(positions),
+            ..Self::with_capacity(0)
+        }
+    }
+
     /// The same cache, to which the block also gives the queries of the last `rows` positions that run
     /// through it together: what a policy judges the prompt's positions by.
     #[must_use]
@@ -427,6 +446,22 @@ impl KvCache {
         Self {
             blocks: (0..blocks.depth()).map(BlockId::new).map(make).collect(),
         }
+    }
+
+    /// The given blocks' caches, in a model of `depth` blocks.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a block is not below the depth.
+    pub fn from_blocks(
+        depth: usize,
+        blocks: impl IntoIterator<Item = (BlockId, BlockCache)>,
+    ) -> Self {
+        let mut cache = Self::empty(depth);
+        for (id, block) in blocks {
+            cache.put_block(id, block);
+        }
+        cache
     }
 
     /// A cache without a block.

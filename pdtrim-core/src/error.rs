@@ -391,6 +391,14 @@ pub enum Error {
         /// The transfer's own error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// What decode was handed is not what follows from the prompt and the plan.
+    #[error("decode received {what}, expected {expected}")]
+    Received {
+        /// What came, or what it came for.
+        what: String,
+        /// What should have.
+        expected: String,
+    },
     /// Derivatives of the loss cannot be computed: a number on the way is none.
     #[error("{stage}, block {block}: {what} is not a finite number, so the loss has no derivative")]
     NotFinite {

@@ -4,9 +4,13 @@
 //! With no block removed and all KV sent, the pass equals one plain forward pass, to rounding.
 
 mod greedy;
+mod handover;
+mod row;
 mod sample;
 mod score;
 
+pub use handover::Handover;
+pub use row::DecodeRow;
 pub use sample::Temperature;
 pub use score::ScoreRequest;
 
@@ -16,12 +20,14 @@ use crate::block::{BlockId, BlockSet};
 use crate::cache::{BlockCache, KvCache, TokenPosition};
 use crate::error::{Error, Result};
 use crate::kernels::{TokenScore, on_pool};
-use crate::model::{BlockModel, check_groups, hand_groups, stage_dims, token_tensor};
+use crate::model::{BlockModel, check_groups, stage_dims, token_tensor};
 use crate::plan::check_removed;
 use crate::stage::{Boundary, KvFill, PerStage, Stage};
 use crate::units::Bytes;
+use handover::Handing;
 
-/// Hands prefill's KV cache to decode, block by block; may drop positions, never a block.
+/// Hands prefill's KV cache to decode, block by block, each as soon as prefill has computed it; may drop
+/// positions, never a block.
 pub trait CacheTransfer: Send + Sync {
     /// Of how many last prompt positions it wants the [queries](BlockCache::observed) beside the cache;
     /// `usize::MAX` = all.
@@ -29,11 +35,11 @@ pub trait CacheTransfer: Send + Sync {
         0
     }
 
-    /// Returns what decode receives of the cache of block `id`, which decode runs.
+    /// Returns what decode receives of the cache of block `id`, which decode runs. Blocks come in order.
     ///
     /// # Errors
     ///
-    /// [`Error::Transfer`] if the cache could not be handed over.
+    /// [`Error::Transfer`] if the cache could not be handed over: prefill stops then.
     fn transfer(&self, id: BlockId, cache: BlockCache) -> Result<Received>;
 }
 
@@ -62,40 +68,6 @@ pub struct SendAll;
 impl CacheTransfer for SendAll {
     fn transfer(&self, _: BlockId, cache: BlockCache) -> Result<Received> {
         Ok(cache.into())
-    }
-}
-
-/// What prefill leaves for decode.
-#[derive(Clone, Debug)]
-pub struct Handover {
-    cache: KvCache,
-    /// Hidden states `[batch, hidden]` of the last prompt token; `None` when decode runs that token.
-    last: Option<Tensor<2>>,
-    next: TokenPosition,
-    kv_bytes: Bytes,
-    kv_positions: u64,
-    trimmed: bool,
-}
-
-impl Handover {
-    /// Bytes of keys and values that crossed, for each prompt of the batch, as the transfer counts them.
-    pub fn kv_bytes(&self) -> Bytes {
-        self.kv_bytes
-    }
-
-    /// Positions that crossed, summed over blocks, for each prompt of the batch.
-    pub fn kv_positions(&self) -> u64 {
-        self.kv_positions
-    }
-
-    /// Whether a block that decode runs lost a prompt position.
-    pub fn trimmed(&self) -> bool {
-        self.trimmed
-    }
-
-    /// The cache that decode received.
-    pub fn cache(&self) -> &KvCache {
-        &self.cache
     }
 }
 
@@ -237,7 +209,7 @@ impl<'a> PdModel<'a> {
         &self.removed
     }
 
-    /// Runs prefill on prompts of one length and hands its cache over.
+    /// Runs prefill on prompts of one length and hands its cache over, block by block.
     ///
     /// With [`Boundary::Decode`] the last token of each prompt is left to decode.
     ///
@@ -251,23 +223,26 @@ impl<'a> PdModel<'a> {
             return Err(Error::NoTokens { what: "the prompt" });
         }
         self.check_length(length)?;
-        let read = match self.boundary {
-            Boundary::Prefill => length,
-            Boundary::Decode => length - 1,
-        };
+        let read = self.boundary.prompt_positions(length);
         let mut cache = self.prompt_cache();
+        let mut handing = Handing::default();
         let mut last = None;
         if read > 0 {
             let rows: Vec<&[u32]> = prompts
                 .iter()
                 .map(|prompt| &prompt.as_ref()[..read.min(prompt.as_ref().len())])
                 .collect();
-            let hidden = self.run(Stage::Prefill, &rows, TokenPosition(0), &mut cache)?;
+            let ids = token_tensor(self.model(), &rows)?;
+            let hand = |id, block: &mut BlockCache| handing.block(self, id, block);
+            let hidden =
+                self.run_blocks(Stage::Prefill, ids, TokenPosition(0), &mut cache, hand)?;
             let [batch, seq, width] = hidden.dims();
             let wanted = self.boundary == Boundary::Prefill;
             last = wanted.then(|| hidden.narrow(1, seq - 1, 1).reshape([batch, width]));
+        } else {
+            handing.all(self, &mut cache)?;
         }
-        self.hand_over(cache, read, last)
+        Ok(handing.done(self, cache, read, last))
     }
 
     /// An empty cache for what prefill computes.
@@ -277,48 +252,9 @@ impl<'a> PdModel<'a> {
         KvCache::of_blocks(&idle.complement(), &empty)
     }
 
-    /// Hands the cache of `read` prompt positions over to decode.
-    fn hand_over(
-        &self,
-        mut cache: KvCache,
-        read: usize,
-        last: Option<Tensor<2>>,
-    ) -> Result<Handover> {
-        cache.drop_blocks(&self.removed.decode);
-        let mut kv_bytes = Bytes(0);
-        for (id, block) in cache.iter_mut() {
-            hand_groups(self.models, id, block);
-            let sent = std::mem::replace(block, BlockCache::with_capacity(0));
-            let received = self.transfer.transfer(id, sent)?;
-            kv_bytes += received.bytes;
-            *block = received.cache;
-        }
-        let trimmed = cache.iter().any(|(_, block)| block.len() < read);
-        let kv_positions = cache.iter().map(|(_, block)| block.len() as u64).sum();
-        Ok(Handover {
-            cache,
-            last,
-            next: TokenPosition(read),
-            kv_bytes,
-            kv_positions,
-            trimmed,
-        })
-    }
-
-    /// Runs rows of tokens from position `start` on through the blocks that `stage` keeps; returns the
-    /// hidden states `[batch, seq, hidden]` that leave the last one. Prefill also fills the caches of
-    /// blocks that only decode keeps.
-    fn run<R: AsRef<[u32]>>(
-        &self,
-        stage: Stage,
-        rows: &[R],
-        start: TokenPosition,
-        cache: &mut KvCache,
-    ) -> Result<Tensor<3>> {
-        Ok(self.run_ids(stage, token_tensor(self.model(), rows)?, start, cache))
-    }
-
-    /// As [`run`](Self::run), for token ids `[batch, seq]` that are on the device and known to be valid.
+    /// Runs token ids `[batch, seq]`, which are on the device and known to be valid, from position `start`
+    /// on through the blocks that `stage` keeps; returns the hidden states `[batch, seq, hidden]` that
+    /// leave the last one. Prefill also fills the caches of blocks that only decode keeps.
     fn run_ids(
         &self,
         stage: Stage,
@@ -326,6 +262,19 @@ impl<'a> PdModel<'a> {
         start: TokenPosition,
         cache: &mut KvCache,
     ) -> Tensor<3> {
+        let run = self.run_blocks(stage, ids, start, cache, |_, _| Ok(()));
+        run.expect("nothing is asked after a block")
+    }
+
+    /// As [`run_ids`](Self::run_ids), with `after` called on the cache of each block that has one.
+    fn run_blocks(
+        &self,
+        stage: Stage,
+        ids: Tensor<2, Int>,
+        start: TokenPosition,
+        cache: &mut KvCache,
+        mut after: impl FnMut(BlockId, &mut BlockCache) -> Result<()> + Send,
+    ) -> Result<Tensor<3>> {
         let model = *self.models.of(stage);
         on_pool(model.device(), || {
             let mut hidden = model.embed(ids, start);
@@ -338,8 +287,9 @@ impl<'a> PdModel<'a> {
                 } else if self.kv_fill == KvFill::Project {
                     model.project_kv(id, hidden.clone(), start, block);
                 }
+                after(id, block)?;
             }
-            hidden
+            Ok(hidden)
         })
     }
 

@@ -84,6 +84,16 @@ pub enum Boundary {
     Decode,
 }
 
+impl Boundary {
+    /// Positions that prefill runs of a prompt of `length` tokens.
+    pub fn prompt_positions(self, length: usize) -> usize {
+        match self {
+            Self::Prefill => length,
+            Self::Decode => length.saturating_sub(1),
+        }
+    }
+}
+
 impl fmt::Display for Boundary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 
+use super::handover::Handing;
 use super::{ContinuationScores, Handover, PdModel, PromptScores};
 use crate::block::BlockId;
 use crate::cache::{KvCache, TokenPosition};
@@ -20,10 +21,10 @@ pub struct ScoreRequest<'r> {
 }
 
 /// Tokens of one text that run through a stage, and the text's cache.
-struct Text<'t> {
-    tokens: Vec<u32>,
-    start: TokenPosition,
-    cache: &'t mut KvCache,
+pub(super) struct Text<'t> {
+    pub(super) tokens: Vec<u32>,
+    pub(super) start: TokenPosition,
+    pub(super) cache: &'t mut KvCache,
 }
 
 impl PdModel<'_> {
@@ -102,10 +103,8 @@ impl PdModel<'_> {
     }
 
     fn prefill_each(&self, requests: &[ScoreRequest<'_>]) -> Result<Vec<Handover>> {
-        let read = |request: &ScoreRequest<'_>| match self.boundary {
-            Boundary::Prefill => request.prompt.len(),
-            Boundary::Decode => request.prompt.len() - 1,
-        };
+        let read =
+            |request: &ScoreRequest<'_>| self.boundary.prompt_positions(request.prompt.len());
         let mut caches: Vec<KvCache> = requests.iter().map(|_| self.prompt_cache()).collect();
         let prompts = requests.iter().zip(&mut caches);
         let texts = prompts.map(|(request, cache)| Text {
@@ -115,14 +114,16 @@ impl PdModel<'_> {
         });
         let hidden = self.run_texts(Stage::Prefill, texts.collect())?;
         let mut end = 0;
-        let handovers = requests.iter().zip(caches).map(|(request, cache)| {
+        let handovers = requests.iter().zip(caches).map(|(request, mut cache)| {
             end += read(request);
             let last = (self.boundary == Boundary::Prefill).then(|| {
                 hidden
                     .as_ref()
                     .map(|hidden| hidden.clone().narrow(0, end - 1, 1))
             });
-            self.hand_over(cache, read(request), last.flatten())
+            let mut handing = Handing::default();
+            handing.all(self, &mut cache)?;
+            Ok(handing.done(self, cache, read(request), last.flatten()))
         });
         handovers.collect()
     }
@@ -192,7 +193,11 @@ impl PdModel<'_> {
 
     /// Runs the texts' tokens through the blocks that `stage` keeps; returns the hidden states
     /// `[Σ tokens, hidden]` that leave the last one, or `None` if no text has a token.
-    fn run_texts(&self, stage: Stage, mut texts: Vec<Text<'_>>) -> Result<Option<Tensor<2>>> {
+    pub(super) fn run_texts(
+        &self,
+        stage: Stage,
+        mut texts: Vec<Text<'_>>,
+    ) -> Result<Option<Tensor<2>>> {
         texts.retain(|text| !text.tokens.is_empty());
         if texts.is_empty() {
             return Ok(None);
