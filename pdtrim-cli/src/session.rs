@@ -1,6 +1,7 @@
 //! What every command needs first: the model, its tokenizer, and what the plan makes of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use burn::tensor::DType;
@@ -253,7 +254,44 @@ impl Bound {
         )
     }
 
-    fn removed(&self, mode: Mode) -> PerStage<BlockSet> {
+    /// What happens to a block that only prefill removes.
+    pub(crate) fn kv_fill(&self) -> KvFill {
+        self.kv_fill
+    }
+
+    /// What each block sends.
+    pub(crate) fn kv_plan(&self) -> &KvPlan {
+        self.transfer.plan()
+    }
+
+    /// Hash of what a repair, or widths, made of the weights.
+    pub(crate) fn weights_hash(&self) -> Option<&str> {
+        self.repaired.sha256.as_deref()
+    }
+
+    /// What each stage runs in `mode`, for as long as anyone wants it.
+    pub(crate) fn into_models(self, session: Session, mode: Mode) -> PerStage<Arc<dyn BlockModel>> {
+        let dense: Arc<dyn BlockModel> = Arc::new(session.model);
+        if mode == Mode::Dense {
+            return PerStage::both(dense);
+        }
+        let stages = self.repaired.stages;
+        let repaired = |stage: Option<Llama>| match stage {
+            Some(model) => Arc::new(model) as Arc<dyn BlockModel>,
+            None => Arc::clone(&dense),
+        };
+        let decode = repaired(stages.decode);
+        match mode {
+            Mode::Unified => PerStage::both(decode),
+            _ => PerStage {
+                prefill: repaired(stages.prefill),
+                decode,
+            },
+        }
+    }
+
+    /// Blocks removed from each stage in `mode`.
+    pub(crate) fn removed(&self, mode: Mode) -> PerStage<BlockSet> {
         match mode {
             Mode::Dense => PerStage::dense(self.removed.decode.depth()),
             // One machine runs both stages on one set of weights: decode's.

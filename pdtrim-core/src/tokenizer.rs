@@ -88,6 +88,15 @@ impl Tokenizer {
             })
     }
 
+    /// The text of tokens that come one at a time, in pieces of whole characters.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream {
+            tokenizer: self,
+            ids: Vec::new(),
+            said: 0,
+        }
+    }
+
     /// The token that stands for an empty context: BOS, else EOS, as lm-evaluation-harness chooses.
     pub fn prefix_token(&self) -> Option<u32> {
         self.prefix_token
@@ -115,5 +124,52 @@ impl Tokenizer {
             reason: reason.to_string(),
         })?;
         Ok(encoding.get_ids().to_vec())
+    }
+}
+
+/// Text as its tokens come; see [`Tokenizer::stream`]. A token is decoded beside few of those before it, so a
+/// long text costs no more for each token than a short one.
+#[derive(Debug)]
+pub struct TextStream<'t> {
+    tokenizer: &'t Tokenizer,
+    /// Tokens whose text was given, of which the next one's text may depend, and those whose was not.
+    ids: Vec<u32>,
+    /// How many of them were.
+    said: usize,
+}
+
+impl TextStream<'_> {
+    /// The text that `token` completes; empty in the middle of a character.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Encode`].
+    pub fn push(&mut self, token: u32) -> Result<String> {
+        self.ids.push(token);
+        let text = self.tokenizer.decode(&self.ids)?;
+        if text.ends_with('\u{fffd}') {
+            return Ok(String::new());
+        }
+        self.say(&text)
+    }
+
+    /// What is left at the end of the text: bytes that make no character are replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Encode`].
+    pub fn finish(&mut self) -> Result<String> {
+        let text = self.tokenizer.decode(&self.ids)?;
+        self.say(&text)
+    }
+
+    fn say(&mut self, text: &str) -> Result<String> {
+        let before = self.tokenizer.decode(&self.ids[..self.said])?;
+        let new = text.get(before.len()..).unwrap_or_default().to_owned();
+        if !new.is_empty() {
+            self.ids.drain(..self.said);
+            self.said = self.ids.len();
+        }
+        Ok(new)
     }
 }

@@ -21,7 +21,9 @@ use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Rows};
 use pdtrim_core::pipeline::{PdModel, SendAll};
 use pdtrim_core::repair::{RepairWeights, StageRepair};
 use pdtrim_core::testing::{TinyModel, tiny_config};
-use pdtrim_core::{BlockId, BlockSet, Boundary, Error, KvFill, PerStage, Stage, TokenScore};
+use pdtrim_core::{
+    BlockId, BlockSet, Boundary, Error, KvFill, ModelConfig, PerStage, Stage, TokenScore,
+};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use tiny_checkpoint::{
@@ -540,6 +542,68 @@ fn a_tokenizer_that_does_not_fit_the_vocabulary_is_refused() {
         .tokenizer()
         .unwrap_err();
     assert!(matches!(error, Error::Tokenizer { .. }), "{error}");
+}
+
+#[test]
+fn text_that_comes_token_by_token_is_the_text_in_whole_characters() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = pdtrim_core::checkpoint::seeded::shape("smollm2-135m").unwrap();
+    let config = ModelConfig {
+        n_blocks: 1,
+        ..config
+    };
+    seeded::write(&config, 1, DType::BF16, folder.path()).unwrap();
+    let tokenizer = Checkpoint::open(folder.path())
+        .unwrap()
+        .tokenizer()
+        .unwrap();
+    for text in ["plain", "naïve café — ☃, 日本語 🦀!", "", " a  b\n"] {
+        let ids = tokenizer.encode(text).unwrap();
+        let mut stream = tokenizer.stream();
+        let pieces: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+        assert_eq!(pieces.concat() + &stream.finish().unwrap(), text);
+        assert!(pieces.iter().all(|piece| !piece.contains('\u{fffd}')));
+    }
+    // Half a snowman at the end is replaced, not lost and not held back for ever.
+    let ids = tokenizer.encode("a☃").unwrap();
+    let mut stream = tokenizer.stream();
+    for &id in &ids[..2] {
+        stream.push(id).unwrap();
+    }
+    assert_eq!(stream.finish().unwrap(), "\u{fffd}");
+    assert_eq!(stream.finish().unwrap(), "");
+}
+
+#[test]
+fn the_template_for_conversations_is_found_where_checkpoints_keep_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(Architecture::Llama);
+    let (config, tokenizer) = (hf_config(model.config()), tokenizer_json(96));
+    write_parts(folder.path(), &config, &hf_tensors(&model), &tokenizer);
+    let found = || {
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        checkpoint.chat_template().unwrap()
+    };
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    assert_eq!(found(), None);
+    write("tokenizer_config.json", r#"{"model_max_length": 8}"#);
+    assert_eq!(found(), None);
+    write("tokenizer_config.json", r#"{"chat_template": "one"}"#);
+    assert_eq!(found().as_deref(), Some("one"));
+    let named = r#"{"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}"#;
+    write("tokenizer_config.json", named);
+    assert_eq!(found().as_deref(), Some("d"));
+    write("chat_template.jinja", "file");
+    assert_eq!(found().as_deref(), Some("file"));
+
+    let path = folder.path().join("model.gguf");
+    let writer = gguf(&model, "llama").string("tokenizer.chat_template", "in the file");
+    fs::write(&path, writer.build()).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    assert_eq!(
+        checkpoint.chat_template().unwrap().as_deref(),
+        Some("in the file")
+    );
 }
 
 /// llama.cpp's converter: halves of each head interleaved.

@@ -7,6 +7,8 @@
 //! [`FrontSearch`] spans and encodings for several numbers of bytes. [`KvPolicy`] is
 //! the trait of published policies, to hold plans against. KV that decode makes itself is never trimmed.
 //!
+//! With the feature `serve`, prefill and decode are two processes that speak gRPC, with an HTTP API in front: `serve`.
+//!
 //! This crate knows nothing of datasets or of how blocks are removed.
 
 mod costs;
@@ -16,6 +18,8 @@ mod front;
 mod planned;
 mod policy;
 mod select;
+#[cfg(feature = "serve")]
+pub mod serve;
 mod sizes;
 mod target;
 

@@ -6,7 +6,7 @@ use pdtrim_core::pipeline::{CacheTransfer, Received};
 use pdtrim_core::{BlockId, Bytes, KvEncoding, KvPlan};
 
 use crate::encoding::{Codec, Held, KvShape, Part};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Hands over what a [`KvPlan`] lets through: the first and the last prompt positions of the blocks that
 /// say so, in the encoding that they say. Kept entries keep the token position whose `RoPE` they carry;
@@ -42,7 +42,9 @@ impl CacheTransfer for PlannedTransfer {
 }
 
 /// What a transfer's caller is told.
-pub(crate) fn core_error(source: Error) -> pdtrim_core::Error {
+pub(crate) fn core_error(
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> pdtrim_core::Error {
     pdtrim_core::Error::Transfer {
         source: Box::new(source),
     }
@@ -116,7 +118,7 @@ fn tensor_through_bytes(
 }
 
 /// The tensor's elements in order.
-fn elements(tensor: Tensor<4>) -> Vec<f32> {
+pub(crate) fn elements(tensor: Tensor<4>) -> Vec<f32> {
     let data = tensor.into_data().convert::<f32>();
     data.try_into_vec().expect("just converted")
 }

@@ -39,7 +39,6 @@
 mod agreement;
 pub mod calibration;
 mod candidates;
-mod draw;
 mod error;
 mod ledger;
 mod problem;

@@ -5,9 +5,9 @@ mod margin;
 use pdtrim_core::{BlockSet, PerStage};
 
 use self::margin::Margin;
-use crate::draw::shuffled;
 use crate::error::{Error, Result};
 use crate::ledger::{Evaluation, Ledger};
+use pdtrim_core::draw::shuffled;
 
 /// Units that the first round sees: from fewer, Student's t tells next to nothing.
 const FIRST_ROUND: usize = 4;

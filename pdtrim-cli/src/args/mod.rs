@@ -11,6 +11,7 @@ mod logprobs;
 mod model;
 mod plan;
 mod sensitivity;
+mod serve;
 mod strategy;
 mod trim;
 mod width;
@@ -33,6 +34,9 @@ pub(crate) use logprobs::LogprobsArgs;
 pub(crate) use model::{DEFAULT_MODEL, DtypeArg, ModelArgs};
 pub(crate) use plan::{PlanArgs, kv_encoding};
 pub(crate) use sensitivity::SensitivityArgs;
+pub(crate) use serve::{
+    ApiArgs, PortArgs, ServeArgs, ServeCommand, ServeDecodeArgs, ServePrefillArgs, ServeUnifiedArgs,
+};
 pub(crate) use strategy::{StrategyArg, ValidationLedger};
 pub(crate) use trim::{KvSelectionArg, RepairArg, TrimArgs, TrimConfig, set};
 pub(crate) use width::WidthArg;
@@ -86,6 +90,8 @@ pub(crate) enum Command {
     Sensitivity(Box<SensitivityArgs>),
     /// What decode has to receive of a prompt's keys and values.
     Kv(KvArgs),
+    /// Serve a model, or a plan, over HTTP: both stages in one process, or prefill and decode in two.
+    Serve(Box<ServeArgs>),
     /// Fetch a model into the cache.
     Pull(PullArgs),
     /// Measure how fast the stages, a search and an evaluation run on this machine.

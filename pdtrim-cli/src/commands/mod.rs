@@ -10,6 +10,7 @@ mod inspect;
 mod kv;
 mod logprobs;
 mod sensitivity;
+mod serve;
 
 pub(crate) use eval::{boundaries, load_all, load_tasks, session_info};
 
@@ -34,6 +35,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Compare(args) => compare::run(&args, progress),
         Command::Sensitivity(args) => sensitivity::run(&args, progress),
         Command::Kv(args) => kv::run(&args, progress),
+        Command::Serve(args) => serve::run(&args, progress),
         Command::Pull(args) => pull(&args, progress),
         Command::Bench(args) => bench::run(&args, progress),
         Command::Completions { shell } => {

@@ -166,6 +166,7 @@ impl Checkpoint {
     fn write_tokenizer_config(&self, folder: &Path) -> Result<()> {
         let made = self.copied("tokenizer_config.json", folder)?;
         self.copied("special_tokens_map.json", folder)?;
+        self.copied("chat_template.jinja", folder)?;
         if made {
             return Ok(());
         }
@@ -186,6 +187,9 @@ impl Checkpoint {
             ("bos_token", self.config().bos_token_id),
             ("eos_token", self.config().eos_token_ids.first().copied()),
         ];
+        if let Some(template) = self.chat_template()? {
+            config.insert("chat_template".to_owned(), json!(template));
+        }
         config.extend(
             ends.into_iter()
                 .filter_map(|(key, id)| token(id).map(|text| (key.to_owned(), json!(text)))),

@@ -9,7 +9,8 @@ use burn::tensor::{DType, Shape, TensorData};
 
 use super::TensorListing;
 use super::gguf::{
-    GgufError, GgufFile, GgufTokenizer, Metadata, rope_rows_are_permuted, undo_rope_permutation,
+    GgufError, GgufFile, GgufTokenizer, Metadata, chat_template, rope_rows_are_permuted,
+    undo_rope_permutation,
 };
 use super::names::{Slot, gguf_architecture, may_be_ignored, slots};
 use crate::config::{ModelConfig, RopeConfig, RopeScaling};
@@ -48,6 +49,15 @@ impl GgufSource {
 
     pub(super) fn version(&self) -> u32 {
         self.file.version()
+    }
+
+    /// The Jinja template for conversations.
+    pub(super) fn chat_template(&self) -> Result<Option<String>> {
+        let template = chat_template(self.file.metadata());
+        template.map_err(|source| Error::Gguf {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     pub(super) fn tokenizer(&self, config: &ModelConfig) -> Result<Tokenizer> {

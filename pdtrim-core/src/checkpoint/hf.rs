@@ -126,6 +126,29 @@ impl HfFolder {
         Tokenizer::read(&self.path.join("tokenizer.json"), config.vocab_size, ends)
     }
 
+    /// The Jinja template for conversations: a file of its own in newer folders, a field in older ones, which
+    /// may be a list of templates with names.
+    pub(super) fn chat_template(&self) -> Result<Option<String>> {
+        let alone = self.path.join("chat_template.jinja");
+        if alone.is_file() {
+            return crate::text::read_text(&alone).map(Some);
+        }
+        let config = self.path.join("tokenizer_config.json");
+        if !config.is_file() {
+            return Ok(None);
+        }
+        Ok(match read_json::<TemplateField>(&config)?.chat_template {
+            Some(Templates::One(template)) => Some(template),
+            Some(Templates::Named(named)) => {
+                let mut named = named.into_iter();
+                named
+                    .find(|named| named.name == "default")
+                    .map(|named| named.template)
+            }
+            None => None,
+        })
+    }
+
     pub(super) fn listing(&self) -> Result<Vec<TensorListing>> {
         let listing = |tensor: &PackTensor| TensorListing {
             name: tensor.name.clone(),
@@ -287,6 +310,25 @@ fn shards(path: &Path) -> Result<Vec<PathBuf>> {
         })
     };
     names.into_iter().map(shard).collect()
+}
+
+/// What `tokenizer_config.json` says of conversations.
+#[derive(Deserialize)]
+struct TemplateField {
+    chat_template: Option<Templates>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Templates {
+    One(String),
+    Named(Vec<NamedTemplate>),
+}
+
+#[derive(Deserialize)]
+struct NamedTemplate {
+    name: String,
+    template: String,
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {

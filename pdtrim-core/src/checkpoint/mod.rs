@@ -138,6 +138,18 @@ impl Checkpoint {
         }
     }
 
+    /// The Jinja template that makes a prompt of a conversation, if the checkpoint has one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::NotUtf8`], [`Error::Json`] or [`Error::Gguf`].
+    pub fn chat_template(&self) -> Result<Option<String>> {
+        match &self.source {
+            Source::Hf(folder) => folder.chat_template(),
+            Source::Gguf(file) => file.chat_template(),
+        }
+    }
+
     /// The tensors that the file holds.
     ///
     /// # Errors

@@ -159,7 +159,12 @@ pub(crate) fn scored_logits(rows: Tensor<2>, head: Tensor<2>, targets: &[u32]) -
 }
 
 /// The token with the largest logit in each row of `logits` `[rows, vocab_size]`; ties go to the lowest id.
-pub(crate) fn greedy_tokens(logits: Tensor<2>) -> Vec<u32> {
+/// Waits for the device.
+///
+/// # Panics
+///
+/// Never: ids are integers.
+pub fn greedy_tokens(logits: Tensor<2>) -> Vec<u32> {
     if is_flex_f32(&logits) {
         return rows::greedy_tokens(&flex(logits));
     }

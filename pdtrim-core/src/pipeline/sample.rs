@@ -26,6 +26,17 @@ impl Temperature {
             Err(Error::Temperature { found: value })
         }
     }
+
+    /// Probability of a token whose logit is `below` (≤ 0) under the largest, in units of the largest's.
+    pub fn weight(self, below: f32) -> f64 {
+        (f64::from(below) / self.0).exp()
+    }
+
+    /// The first token whose probability, added to those before it, exceeds `chance`, a number in 0..1; a
+    /// logit of -∞ is never drawn unless all are.
+    pub fn draw(self, logits: &[f32], chance: f64) -> usize {
+        drawn(logits, self, chance)
+    }
 }
 
 impl PdModel<'_> {
@@ -75,9 +86,9 @@ fn read(logits: Tensor<2>) -> Vec<f32> {
 }
 
 /// The first token whose probability, added to those before it, exceeds `chance`.
-fn drawn(logits: &[f32], Temperature(temperature): Temperature, chance: f64) -> usize {
+fn drawn(logits: &[f32], temperature: Temperature, chance: f64) -> usize {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weight = |&logit: &f32| (f64::from(logit - largest) / temperature).exp();
+    let weight = |&logit: &f32| temperature.weight(logit - largest);
     let weights: Vec<f64> = logits.iter().map(weight).collect();
     let mut left = chance * weights.iter().sum::<f64>();
     let passed = weights.iter().position(|weight| {

@@ -2,8 +2,8 @@
 
 use super::corpus::Part;
 use super::records::Pool;
-use crate::draw::{shuffled, stream};
 use crate::error::{Error, Result};
+use pdtrim_core::draw::{shuffled, stream};
 
 /// Items that are drawn if no number is given, or all where there are fewer: as many as the paper uses.
 pub const DEFAULT_ITEMS: usize = 256;

@@ -4,7 +4,7 @@ use pdtrim_core::model::BlockModel;
 use pdtrim_core::pipeline::{PdModel, Temperature};
 use pdtrim_core::{Boundary, Error, Tokenizer};
 
-use crate::draw::{draw, stream, uniform};
+use pdtrim_core::draw::{draw, stream, uniform};
 
 /// Samples that run in lock-step; more would not be faster and would need more memory.
 const SAMPLES_AT_A_TIME: usize = 8;

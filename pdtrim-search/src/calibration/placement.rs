@@ -1,7 +1,7 @@
 //! Where the windows of a text stand; the [module](super) says how they are drawn.
 
-use crate::draw::{shuffled, stream};
 use crate::error::{Error, Result};
+use pdtrim_core::draw::{shuffled, stream};
 
 /// Which windows of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

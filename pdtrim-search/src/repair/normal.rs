@@ -134,7 +134,7 @@ mod tests {
     use burn::tensor::{Device, TensorData};
 
     use super::*;
-    use crate::draw::uniform;
+    use pdtrim_core::draw::uniform;
 
     fn drawn(rows: usize, width: usize, mut state: u64) -> Tensor<2> {
         let draw = |_| (uniform(&mut state) - 0.5) as f32;

@@ -3,10 +3,10 @@
 use pdtrim_core::BlockSet;
 
 use super::{Step, Strategy};
-use crate::draw::draw;
 use crate::error::Result;
 use crate::ledger::Ledger;
 use crate::problem::Problem;
+use pdtrim_core::draw::draw;
 
 /// Removes blocks drawn without regard to anything but the seed.
 #[derive(Clone, Copy, Debug, Default)]

@@ -51,4 +51,4 @@ pub use permute::{rope_rows_are_permuted, undo_rope_permutation};
 pub use quant::{GgmlType, UnsupportedGgmlType};
 pub use reader::GgufFile;
 pub use tensor::{GgufTensor, TensorInfo};
-pub use tokenizer::GgufTokenizer;
+pub use tokenizer::{GgufTokenizer, chat_template};

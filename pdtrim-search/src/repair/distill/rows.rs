@@ -10,8 +10,8 @@ use pdtrim_core::objective::Calibration;
 use pdtrim_core::{BlockId, BlockSet, Boundary, PerStage, Stage};
 
 use super::DistillRepair;
-use crate::draw::{shuffled, stream};
 use crate::error::Result;
+use pdtrim_core::draw::{shuffled, stream};
 
 /// Hidden states `[batch, seq, hidden]`, batch by batch.
 pub(super) type States = Vec<Tensor<3>>;

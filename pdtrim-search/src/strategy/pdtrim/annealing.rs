@@ -1,7 +1,7 @@
 //! How a worse set is accepted for a while.
 
-use crate::draw::uniform;
 use crate::error::{Error, Result};
+use pdtrim_core::draw::uniform;
 
 /// Proposals in all for each set that is to be measured: small spaces are soon known, and a walk would
 /// never end.

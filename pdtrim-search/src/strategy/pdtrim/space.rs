@@ -2,10 +2,10 @@
 
 use pdtrim_core::{BlockId, BlockSet, PerStage};
 
-use crate::draw::draw;
 use crate::error::Result;
 use crate::problem::{Problem, Target};
 use crate::stages::StageProblem;
+use pdtrim_core::draw::draw;
 
 /// Pairs of sets of the asked sizes.
 pub(super) enum Space<'p> {

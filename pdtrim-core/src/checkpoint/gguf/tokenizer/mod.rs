@@ -79,11 +79,19 @@ impl GgufTokenizer {
             bos_token_id,
             eos_token_id: vocabulary.token_id(metadata, EOS_KEY)?,
             add_bos_token,
-            chat_template: metadata
-                .optional::<&str>(CHAT_TEMPLATE_KEY)?
-                .map(str::to_owned),
+            chat_template: chat_template(metadata)?,
         })
     }
+}
+
+/// The Jinja template for conversations that a file has, even if it has no tokeniser that can be rebuilt.
+///
+/// # Errors
+///
+/// [`GgufError`] if it is no text.
+pub fn chat_template(metadata: &Metadata) -> Result<Option<String>, GgufError> {
+    let template = metadata.optional::<&str>(CHAT_TEMPLATE_KEY)?;
+    Ok(template.map(str::to_owned))
 }
 
 /// What GGUF says about a token, in its own numbers.

@@ -1,7 +1,7 @@
-//! Numbers that depend on nothing but a seed.
+//! Numbers that depend on nothing but a seed (`SplitMix64`; Steele, Lea and Flood 2014).
 
 /// The next number of `SplitMix64`, whose stream is the same on every machine and in every release.
-fn next(state: &mut u64) -> u64 {
+pub fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -10,24 +10,24 @@ fn next(state: &mut u64) -> u64 {
 }
 
 /// A number below `n`; the bias of the remainder is below n / 2^64.
-pub(crate) fn draw(state: &mut u64, n: usize) -> usize {
+pub fn draw(state: &mut u64, n: usize) -> usize {
     (next(state) % n as u64) as usize
 }
 
 /// A number in 0..1, one of the 2^53 that an f64 can tell apart there.
-pub(crate) fn uniform(state: &mut u64) -> f64 {
+pub fn uniform(state: &mut u64) -> f64 {
     (next(state) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// A seed for the n-th of several draws that `seed` starts.
-pub(crate) fn stream(seed: u64, n: usize) -> u64 {
+pub fn stream(seed: u64, n: usize) -> u64 {
     let mut state = seed;
     let mut state = next(&mut state).wrapping_add(n as u64);
     next(&mut state)
 }
 
 /// The numbers below `n`, every order equally likely (Fisher and Yates).
-pub(crate) fn shuffled(n: usize, seed: u64) -> Vec<usize> {
+pub fn shuffled(n: usize, seed: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n).collect();
     let mut state = seed;
     for last in (1..n).rev() {

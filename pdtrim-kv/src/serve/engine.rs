@@ -1,0 +1,152 @@
+//! Decode: one thread on which the rows of all requests step together.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+use pdtrim_core::pipeline::{DecodeRow, PdModel, SendAll};
+use serde::Serialize;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::error::{ServeError, ServeResult};
+use super::generator::{Event, Tracked};
+use super::limits::{Admission, Due};
+use super::metrics::Metrics;
+use super::sampler::{Sampler, choose};
+use super::served::Served;
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Finish {
+    /// At a token that ends texts.
+    Stop,
+    /// At the number of tokens that were asked for.
+    Length,
+}
+
+/// A text to go on with.
+pub(super) struct Job {
+    pub(super) row: DecodeRow,
+    pub(super) sampler: Sampler,
+    pub(super) stop: Vec<u32>,
+    /// New tokens that may still come, at least one.
+    pub(super) left: usize,
+    pub(super) events: UnboundedSender<Event>,
+    pub(super) due: Due,
+    /// When the request came, until its first token.
+    pub(super) came: Option<Instant>,
+    pub(super) tracked: Tracked,
+    /// Held until the text ends.
+    pub(super) _admission: Admission,
+}
+
+/// The thread's end that takes jobs.
+#[derive(Clone, Debug)]
+pub(super) struct Engine {
+    jobs: Sender<Job>,
+}
+
+impl Engine {
+    /// Starts the thread; it ends when nobody can submit any more and all rows are done.
+    pub(super) fn start(served: Arc<Served>, batch: usize, metrics: Metrics) -> ServeResult<Self> {
+        let (sender, jobs) = channel();
+        let thread = std::thread::Builder::new().name("decode".to_owned());
+        let run = move || run(&served.pd(&SendAll), &jobs, batch, &metrics);
+        thread.spawn(run).map_err(|source| ServeError::Server {
+            source: source.into(),
+        })?;
+        Ok(Self { jobs: sender })
+    }
+
+    pub(super) fn submit(&self, job: Job) -> ServeResult<()> {
+        self.jobs.send(job).map_err(|_| ServeError::Stopped)
+    }
+}
+
+fn run(pd: &PdModel<'_>, jobs: &Receiver<Job>, batch: usize, metrics: &Metrics) {
+    let mut active: Vec<Job> = Vec::new();
+    loop {
+        if active.is_empty() {
+            match jobs.recv() {
+                Ok(job) => active.push(job),
+                Err(_) => return,
+            }
+        }
+        while active.len() < batch {
+            match jobs.try_recv() {
+                Ok(job) => active.push(job),
+                Err(_) => break,
+            }
+        }
+        active.retain_mut(is_wanted);
+        if !active.is_empty() {
+            active = step(pd, active, metrics);
+        }
+    }
+}
+
+/// Whether somebody still waits for the text, and may.
+fn is_wanted(job: &mut Job) -> bool {
+    if job.events.is_closed() {
+        job.tracked.ended("cancelled");
+        return false;
+    }
+    if let Err(error) = job.due.check("generating") {
+        job.tracked.ended(error.outcome());
+        // Nobody waits any more if this fails.
+        let _ = job.events.send(Event::Failed(error));
+        return false;
+    }
+    true
+}
+
+/// One token more for each; returns those that go on.
+fn step(pd: &PdModel<'_>, mut active: Vec<Job>, metrics: &Metrics) -> Vec<Job> {
+    let began = Instant::now();
+    let mut rows: Vec<&mut DecodeRow> = active.iter_mut().map(|job| &mut job.row).collect();
+    let logits = match pd.decode_step(&mut rows) {
+        Ok(logits) => logits,
+        Err(error) => {
+            let reason = error.to_string();
+            for mut job in active {
+                job.tracked.ended("failed");
+                let source = reason.clone().into();
+                let _ = job
+                    .events
+                    .send(Event::Failed(ServeError::Server { source }));
+            }
+            return Vec::new();
+        }
+    };
+    let mut samplers: Vec<&mut Sampler> = active.iter_mut().map(|job| &mut job.sampler).collect();
+    let tokens = choose(logits, &mut samplers);
+    metrics.stepped(tokens.len(), began.elapsed());
+    let chosen = active.into_iter().zip(tokens);
+    let going_on = chosen.filter_map(|(mut job, token)| {
+        if let Some(came) = job.came.take() {
+            metrics.first_token(came.elapsed());
+        }
+        job.row.feed(token);
+        job.left -= 1;
+        let finish = if job.stop.contains(&token) {
+            Some(Finish::Stop)
+        } else {
+            (job.left == 0).then_some(Finish::Length)
+        };
+        if finish.is_some() {
+            job.tracked.ended("done");
+        }
+        // A request that nobody waits for is dropped before the next step.
+        let _ = job.events.send(Event::Token(token));
+        let Some(finish) = finish else {
+            return Some(job);
+        };
+        // Its cache and its place are free before its reader hears of the end.
+        let events = job.events.clone();
+        drop(job);
+        let _ = events.send(Event::Done(finish));
+        None
+    });
+    going_on.collect()
+}

@@ -1,0 +1,258 @@
+//! What clients ask for.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Api;
+use crate::serve::error::{ServeError, ServeResult};
+use crate::serve::generator::GenerateRequest;
+use crate::serve::sampler::SamplingParams;
+
+/// New tokens of a completion that does not say how many, as OpenAI has it.
+const COMPLETION_TOKENS: usize = 16;
+/// Texts that may end an answer.
+const STOPS: usize = 16;
+
+/// The body of `/v1/completions`.
+#[derive(Deserialize)]
+pub(super) struct CompletionBody {
+    prompt: Prompt,
+    echo: Option<bool>,
+    suffix: Option<String>,
+    best_of: Option<usize>,
+    #[serde(flatten)]
+    common: Common,
+}
+
+/// The body of `/v1/chat/completions`.
+#[derive(Deserialize)]
+pub(super) struct ChatBody {
+    messages: Vec<Message>,
+    max_completion_tokens: Option<usize>,
+    tools: Option<Vec<Value>>,
+    response_format: Option<ResponseFormat>,
+    #[serde(flatten)]
+    common: Common,
+}
+
+/// Fields that both have.
+#[derive(Deserialize)]
+struct Common {
+    model: Option<String>,
+    max_tokens: Option<usize>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    seed: Option<i64>,
+    n: Option<usize>,
+    stop: Option<Stop>,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    logprobs: Option<Value>,
+    presence_penalty: Option<f64>,
+    frequency_penalty: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    include_usage: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct ResponseFormat {
+    r#type: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Prompt {
+    Text(String),
+    Tokens(Vec<u32>),
+    Texts(Vec<String>),
+    TokenLists(Vec<Vec<u32>>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Stop {
+    One(String),
+    Some(Vec<String>),
+}
+
+#[derive(Deserialize)]
+struct Message {
+    role: String,
+    content: Option<Content>,
+    #[serde(flatten)]
+    rest: serde_json::Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<ContentPart>),
+}
+
+#[derive(Deserialize)]
+struct ContentPart {
+    r#type: String,
+    text: Option<String>,
+}
+
+/// A request that has been checked.
+pub(super) struct Asked {
+    pub(super) generate: GenerateRequest,
+    /// Texts that end the answer and are not part of it.
+    pub(super) stop: Vec<String>,
+    pub(super) stream: bool,
+    pub(super) include_usage: bool,
+}
+
+impl CompletionBody {
+    pub(super) fn read(self, api: &Api) -> ServeResult<Asked> {
+        refuse("echo", "false", self.echo.filter(|&echo| echo))?;
+        refuse("suffix", "none", self.suffix)?;
+        refuse("best_of", "1", self.best_of.filter(|&n| n != 1))?;
+        let one = |mut prompts: Vec<Vec<u32>>| match prompts.len() {
+            1 => Ok(prompts.remove(0)),
+            n => Err(request("prompt", "one prompt a request", n)),
+        };
+        let encode = |text: &String| Ok(api.tokenizer.encode_prompt(text)?);
+        let prompt = match &self.prompt {
+            Prompt::Text(text) => encode(text)?,
+            Prompt::Tokens(tokens) => tokens.clone(),
+            Prompt::Texts(texts) => one(texts.iter().map(encode).collect::<ServeResult<_>>()?)?,
+            Prompt::TokenLists(lists) => one(lists.clone())?,
+        };
+        self.common.read(api, prompt, Some(COMPLETION_TOKENS))
+    }
+}
+
+impl ChatBody {
+    pub(super) fn read(self, api: &Api) -> ServeResult<Asked> {
+        refuse(
+            "tools",
+            "none",
+            self.tools
+                .filter(|tools| !tools.is_empty())
+                .map(|tools| tools.len()),
+        )?;
+        let format = self.response_format.map(|format| format.r#type);
+        refuse(
+            "response_format",
+            "text",
+            format.filter(|format| format != "text"),
+        )?;
+        let Some(template) = &api.chat else {
+            return Err(request(
+                "messages",
+                "a checkpoint with a chat template; use /v1/completions with this one",
+                "none",
+            ));
+        };
+        if self.messages.is_empty() {
+            return Err(request("messages", "at least one", 0));
+        }
+        let messages = self.messages.into_iter().map(Message::read);
+        let messages: Vec<Value> = messages.collect::<ServeResult<_>>()?;
+        // The template writes the tokens that begin a text itself.
+        let prompt = api.tokenizer.encode(&template.prompt(&messages)?)?;
+        let limit = self.max_completion_tokens;
+        let common = Common {
+            max_tokens: limit.or(self.common.max_tokens),
+            ..self.common
+        };
+        common.read(api, prompt, None)
+    }
+}
+
+impl Message {
+    fn read(self) -> ServeResult<Value> {
+        let text = match self.content {
+            None => String::new(),
+            Some(Content::Text(text)) => text,
+            Some(Content::Parts(parts)) => {
+                let texts = parts.into_iter().map(|part| match part.text {
+                    Some(text) if part.r#type == "text" => Ok(text),
+                    _ => Err(request("messages", "content of the type text", part.r#type)),
+                });
+                texts.collect::<ServeResult<String>>()?
+            }
+        };
+        let mut message = self.rest;
+        message.insert("role".to_owned(), self.role.into());
+        message.insert("content".to_owned(), text.into());
+        Ok(Value::Object(message))
+    }
+}
+
+impl Common {
+    fn read(
+        self,
+        api: &Api,
+        prompt: Vec<u32>,
+        default_tokens: Option<usize>,
+    ) -> ServeResult<Asked> {
+        api.check_name(self.model.as_deref())?;
+        refuse("n", "1", self.n.filter(|&n| n != 1))?;
+        let logprobs = self
+            .logprobs
+            .filter(|asked| !matches!(asked, Value::Null | Value::Bool(false)));
+        refuse("logprobs", "none", logprobs)?;
+        let penalty = |value: Option<f64>| value.filter(|&value| value != 0.0);
+        refuse("presence_penalty", "0", penalty(self.presence_penalty))?;
+        refuse("frequency_penalty", "0", penalty(self.frequency_penalty))?;
+        let stop = match self.stop {
+            None => Vec::new(),
+            Some(Stop::One(text)) => vec![text],
+            Some(Stop::Some(texts)) => texts,
+        };
+        if stop.len() > STOPS {
+            return Err(request(
+                "stop",
+                &format!("at most {STOPS} texts"),
+                stop.len(),
+            ));
+        }
+        if stop.iter().any(String::is_empty) {
+            return Err(request("stop", "texts that are not empty", "an empty one"));
+        }
+        // A context of n positions holds n + 1 tokens: the last one is chosen, never fed.
+        let room = (api.generator.context_length() + 1).saturating_sub(prompt.len());
+        let max_new_tokens = self.max_tokens.or(default_tokens).unwrap_or(room);
+        Ok(Asked {
+            generate: GenerateRequest {
+                prompt,
+                max_new_tokens,
+                sampling: SamplingParams {
+                    temperature: self.temperature.unwrap_or(1.0),
+                    top_p: self.top_p.unwrap_or(1.0),
+                    seed: self.seed.map(i64::cast_unsigned),
+                },
+                stop: api.eos.clone(),
+            },
+            stop,
+            stream: self.stream.unwrap_or(false),
+            include_usage: self
+                .stream_options
+                .and_then(|options| options.include_usage)
+                .unwrap_or(false),
+        })
+    }
+}
+
+/// Refuses a field that asks for what is not there.
+fn refuse<T: ToString>(field: &'static str, expected: &str, found: Option<T>) -> ServeResult<()> {
+    match found {
+        Some(found) => Err(request(field, expected, found)),
+        None => Ok(()),
+    }
+}
+
+fn request(field: &'static str, expected: &str, found: impl ToString) -> ServeError {
+    ServeError::Request {
+        field,
+        expected: expected.to_owned(),
+        found: found.to_string(),
+    }
+}
