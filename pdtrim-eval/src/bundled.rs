@@ -41,6 +41,7 @@ const DATA: &[(&str, &str)] = files![
     "data/oneword.jsonl",
     "data/needle.jsonl",
     "calibration/heldout.txt",
+    "calibration/prose.txt",
 ];
 
 /// The names of the bundled tasks: first those whose data is bundled too.

@@ -318,6 +318,16 @@ pub enum Error {
         /// Tokens of the text.
         found: usize,
     },
+    /// A setting of the needle test makes no sense.
+    #[error("needle test, `{setting}`: expected {expected}, found {found}")]
+    NeedleSetting {
+        /// The setting.
+        setting: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
     /// The scorer failed.
     #[error("task `{task}`: scoring failed")]
     Scorer {

@@ -18,6 +18,8 @@
 //!    lm-evaluation-harness' results JSON, as CSV, as a table and as a page; differences to the dense
 //!    model come with the standard error of a paired comparison.
 //!
+//! [`needle`] asks for a fact at every depth of prompts of several lengths, on the same path.
+//!
 //! The rejected alternative: a `Task` trait with one Rust type per benchmark. Benchmarks differ in
 //! fields and wording, not in what is computed, and users add their own; a file serves both.
 //!
@@ -72,6 +74,7 @@ mod format;
 mod metric;
 mod mode;
 mod nearest;
+pub mod needle;
 pub mod page;
 pub mod paper;
 mod pd_scorer;

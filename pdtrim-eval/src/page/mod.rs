@@ -15,7 +15,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 
 pub use chart::{
-    Annotation, Axis, AxisScale, Bar, BarChart, BarSeries, Layout, LineChart, LineSeries,
+    Annotation, Axis, AxisScale, Bar, BarChart, BarSeries, HeatMap, Layout, LineChart, LineSeries,
     LineStyle, Reference, Unit,
 };
 pub use table::{Align, Cell, Column, Table};
@@ -72,6 +72,8 @@ pub enum Item {
     Bars(BarChart),
     /// Lines, with the numbers behind them folded away.
     Lines(LineChart),
+    /// A grid of shaded cells, with the numbers behind them folded away.
+    Heat(HeatMap),
     /// A file or a command, word for word.
     Code(String),
     /// Names and values; an empty value is shown as a dash.
@@ -140,6 +142,7 @@ impl Item {
             Self::Table(table) => context! { kind => "table", table => table.view() },
             Self::Bars(chart) => figure_view(chart.figure(id)),
             Self::Lines(chart) => figure_view(chart.figure(id)),
+            Self::Heat(chart) => figure_view(chart.figure(id)),
             Self::Code(code) => context! { kind => "code", code },
             Self::Facts(facts) => {
                 let facts: Vec<Value> = facts

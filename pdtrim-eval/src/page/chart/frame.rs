@@ -84,6 +84,28 @@ impl Frame {
         }
     }
 
+    /// A frame for `rows` of `row_height` pixels and `columns` that are no wider than `widest`, with room for names of
+    /// `labels` pixels at the left, and `below` pixels under the data.
+    pub(super) fn of_grid(
+        layout: Layout,
+        labels: f64,
+        (rows, row_height): (usize, f64),
+        (columns, widest): (usize, f64),
+        below: f64,
+    ) -> Self {
+        let (width, _) = layout.size();
+        let (left, top) = (labels + 12.0, 22.0);
+        let bottom = top + rows as f64 * row_height;
+        Self {
+            left,
+            right: (width - 10.0).min(left + columns as f64 * widest),
+            top,
+            bottom,
+            width,
+            height: bottom + below,
+        }
+    }
+
     /// Opens the drawing: the `svg` element with its title and description.
     pub(super) fn open(&self, layout: Layout, id: &str, title: &str, description: &str) -> Svg {
         let mut svg = Svg::default();
@@ -109,11 +131,7 @@ impl Frame {
 
     /// Horizontal grid lines with their labels, and the vertical axis' title above them.
     pub(super) fn draw_y_axis(&self, svg: &mut Svg, y: &Scale, title: &str) {
-        svg.text(
-            "text",
-            &[("class", &"axis-title"), ("x", &0), ("y", &12)],
-            title,
-        );
+        draw_y_title(svg, title);
         svg.open("g", &[("class", &"y-axis")]);
         for Tick { at, label } in y.ticks() {
             svg.leaf(
@@ -185,6 +203,15 @@ impl Frame {
         );
         svg.titled("polygon", &[("class", &"cut"), ("points", &points)], title);
     }
+}
+
+/// The vertical axis' title, above everything else.
+pub(super) fn draw_y_title(svg: &mut Svg, title: &str) {
+    svg.text(
+        "text",
+        &[("class", &"axis-title"), ("x", &0), ("y", &12)],
+        title,
+    );
 }
 
 /// The legend entries of reference lines.

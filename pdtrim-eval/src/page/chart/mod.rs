@@ -1,16 +1,17 @@
-//! Small charts as SVG: grouped bars, and lines over a numeric axis.
+//! Small charts as SVG: grouped bars, lines over a numeric axis, and heat maps.
 //!
 //! Ours rather than `plotters`: its SVG backend writes fixed colours, so one drawing cannot follow the reader's light
 //! or dark scheme through CSS variables, has no `title`/`desc` for screen readers and none for the single bar, and
-//! asks for font metrics. Two chart types are all the report needs. Colours, textures and fonts are classes that the
+//! asks for font metrics. Three chart types are all that the pages need. Colours, textures and fonts are classes that the
 //! page's style sheet fills in; this module decides only where things are.
 //!
-//! Series differ in colour, and also in texture (bars) or in dashes and markers (lines), so that nothing is said by
-//! colour alone. A value that is missing or not a number is a dash or a gap, never a zero.
+//! Series differ in colour, and also in texture (bars) or in dashes and markers (lines), and cells of a heat map have
+//! their numbers in them, so that nothing is said by colour alone. A value that is missing or not a number is a dash or a gap, never a zero.
 
 mod axis;
 mod bar;
 mod frame;
+mod heat;
 mod labels;
 mod line;
 mod scale;
@@ -26,6 +27,7 @@ pub(super) use scale::number;
 pub use axis::{Axis, AxisScale, Unit};
 pub use bar::{Bar, BarChart, BarSeries};
 pub use frame::{Layout, Reference};
+pub use heat::HeatMap;
 pub use line::{Annotation, LineChart, LineSeries, LineStyle};
 
 /// Series that look different from each other; later ones start over.

@@ -7,7 +7,7 @@ use super::*;
 use crate::page::table::Cell;
 use crate::page::tests::{attribute_values, check_markup};
 
-fn any_value() -> impl Strategy<Value = f64> {
+pub(super) fn any_value() -> impl Strategy<Value = f64> {
     prop_oneof![
         4 => -100.0..100.0f64,
         1 => any::<f64>(),
@@ -38,7 +38,7 @@ fn any_bar() -> impl Strategy<Value = Bar> {
 }
 
 /// Panics unless `svg` is well-formed and draws with numbers only.
-fn check_svg(svg: &str) {
+pub(super) fn check_svg(svg: &str) {
     check_markup(svg).unwrap();
     for name in [
         "x",
