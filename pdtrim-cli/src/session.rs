@@ -219,6 +219,11 @@ impl Bound {
         &self.removed
     }
 
+    /// What crosses with all of the plan in force.
+    pub(crate) fn kv(&self) -> &KvPlan {
+        self.transfer.plan()
+    }
+
     /// What a repair, or widths, made of the weights.
     pub(crate) fn repaired(&self) -> &Repaired {
         &self.repaired

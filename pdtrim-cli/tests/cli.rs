@@ -11,6 +11,8 @@ mod compare;
 mod distill;
 #[path = "cli/kv.rs"]
 mod kv;
+#[path = "cli/needle.rs"]
+mod needle;
 #[path = "cli/sensitivity.rs"]
 mod sensitivity;
 #[path = "cli/width.rs"]
@@ -1185,6 +1187,7 @@ fn help_reads_as_before() {
         "compare",
         "sensitivity",
         "kv search",
+        "kv needle",
         "pull",
         "bench",
         "bench prefill",

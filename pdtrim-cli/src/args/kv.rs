@@ -5,7 +5,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use pdtrim_core::{Boundary, KvEncoding};
 use pdtrim_search::calibration::CalibrationSource;
 
-use super::{ModelArgs, kv_encoding};
+use super::{KvNeedleArgs, ModelArgs, kv_encoding};
 
 /// What decode has to receive of a prompt's keys and values.
 #[derive(Args, Debug)]
@@ -18,6 +18,8 @@ pub(crate) struct KvArgs {
 pub(crate) enum KvCommand {
     /// Find the plans of lowest loss for fewer and fewer bytes: which positions and which encoding, in each block.
     Search(Box<KvSearchArgs>),
+    /// Ask for a fact at every depth of prompts of several lengths, dense beside what a plan sends.
+    Needle(Box<KvNeedleArgs>),
 }
 
 /// What blocks may choose from.

@@ -9,6 +9,7 @@ mod inspect;
 mod kv;
 mod logprobs;
 mod model;
+mod needle;
 mod plan;
 mod sensitivity;
 mod serve;
@@ -32,6 +33,7 @@ pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
 pub(crate) use kv::{KvArgs, KvCommand, KvMenuArg, KvPolicyArg, KvSearchArgs};
 pub(crate) use logprobs::LogprobsArgs;
 pub(crate) use model::{DEFAULT_MODEL, DtypeArg, ModelArgs};
+pub(crate) use needle::KvNeedleArgs;
 pub(crate) use plan::{PlanArgs, kv_encoding};
 pub(crate) use sensitivity::SensitivityArgs;
 pub(crate) use serve::{

@@ -1,5 +1,6 @@
 //! `pdtrim kv`: what decode has to receive of a prompt's keys and values.
 
+mod needle;
 mod page;
 mod report;
 mod search;
@@ -13,5 +14,6 @@ use crate::progress::Progress;
 pub(crate) fn run(args: &KvArgs, progress: Progress) -> Result<()> {
     match &args.command {
         KvCommand::Search(args) => search::run(args, progress),
+        KvCommand::Needle(args) => needle::run(args, progress),
     }
 }
