@@ -20,6 +20,7 @@ use pdtrim_core::{
 };
 use pdtrim_eval::{HubFile, Mode};
 use pdtrim_kv::PlannedTransfer;
+use pdtrim_kv::serve::ServedParts;
 
 use crate::args::{DEFAULT_MODEL, DtypeArg, ModelArgs, PlanArgs};
 use crate::progress::Progress;
@@ -219,11 +220,6 @@ impl Bound {
         &self.removed
     }
 
-    /// What crosses with all of the plan in force.
-    pub(crate) fn kv(&self) -> &KvPlan {
-        self.transfer.plan()
-    }
-
     /// What a repair, or widths, made of the weights.
     pub(crate) fn repaired(&self) -> &Repaired {
         &self.repaired
@@ -259,39 +255,47 @@ impl Bound {
         )
     }
 
-    /// What happens to a block that only prefill removes.
-    pub(crate) fn kv_fill(&self) -> KvFill {
-        self.kv_fill
-    }
-
-    /// What each block sends.
-    pub(crate) fn kv_plan(&self) -> &KvPlan {
+    /// What crosses with all of the plan in force.
+    pub(crate) fn kv(&self) -> &KvPlan {
         self.transfer.plan()
     }
 
-    /// Hash of what a repair, or widths, made of the weights.
-    pub(crate) fn weights_hash(&self) -> Option<&str> {
-        self.repaired.sha256.as_deref()
-    }
-
-    /// What each stage runs in `mode`, for as long as anyone wants it.
-    pub(crate) fn into_models(self, session: Session, mode: Mode) -> PerStage<Arc<dyn BlockModel>> {
-        let dense: Arc<dyn BlockModel> = Arc::new(session.model);
-        if mode == Mode::Dense {
-            return PerStage::both(dense);
-        }
+    /// What a server of the plan holds in `mode`; `dense` are the model's weights as they are.
+    pub(crate) fn into_served(
+        self,
+        dense: &Arc<Llama>,
+        mode: Mode,
+        model_hash: String,
+    ) -> ServedParts {
+        let removed = self.removed(mode);
+        let kv = match mode {
+            Mode::PdKv => self.kv().clone(),
+            _ => KvPlan::send_all(removed.decode.depth()),
+        };
         let stages = self.repaired.stages;
-        let repaired = |stage: Option<Llama>| match stage {
-            Some(model) => Arc::new(model) as Arc<dyn BlockModel>,
-            None => Arc::clone(&dense),
+        let repaired = |stage: Option<Llama>| -> Arc<dyn BlockModel> {
+            match stage {
+                Some(model) if mode != Mode::Dense => Arc::new(model),
+                _ => Arc::clone(dense) as Arc<dyn BlockModel>,
+            }
         };
         let decode = repaired(stages.decode);
-        match mode {
-            Mode::Unified => PerStage::both(decode),
-            _ => PerStage {
+        let models = match mode {
+            // One machine runs both stages on one set of weights: decode's.
+            Mode::Dense | Mode::Unified => PerStage::both(decode),
+            Mode::Pd | Mode::PdKv => PerStage {
                 prefill: repaired(stages.prefill),
                 decode,
             },
+        };
+        ServedParts {
+            models,
+            removed,
+            kv_fill: self.kv_fill,
+            boundary: self.boundary,
+            kv,
+            model_hash,
+            weights_hash: self.repaired.sha256,
         }
     }
 

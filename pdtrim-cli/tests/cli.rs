@@ -15,6 +15,8 @@ mod kv;
 mod needle;
 #[path = "cli/sensitivity.rs"]
 mod sensitivity;
+#[path = "cli/serve.rs"]
+mod serve;
 #[path = "cli/width.rs"]
 mod width;
 

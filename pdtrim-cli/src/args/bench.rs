@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use pdtrim_core::{BlockList, Boundary};
 
 use super::{DtypeArg, ModelArgs, PlanArgs};
+use crate::commands::Link;
 
 /// Measure how fast the stages, a search and an evaluation run on this machine.
 #[derive(Args, Debug)]
@@ -35,6 +36,8 @@ pub(crate) enum BenchCommand {
     Make(MakeBenchArgs),
     /// How times grow with prompt length, batch and removed blocks, against what the work predicts; a page.
     Growth(GrowthBenchArgs),
+    /// Requests from prompt to last token: both stages in one process, and prefill in another; a page.
+    Pd(PdBenchArgs),
 }
 
 /// What every measurement takes.
@@ -233,5 +236,49 @@ pub(crate) struct GrowthBenchArgs {
     pub(crate) boundary: Boundary,
     /// The page; its numbers go to a .json file beside it.
     #[arg(long, default_value = "growth.html", value_name = "FILE")]
+    pub(crate) page: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Prefill is started as another process on this machine, for the dense model and for the plan; \
+        decode runs in this one. A link other than loopback is modelled by a program between them: it \
+        delays packets and spaces them out, it loses none. Where a kernel has netem, `tc` on a network \
+        namespace does better, with `pdtrim serve` in it."
+)]
+pub(crate) struct PdBenchArgs {
+    #[command(flatten)]
+    pub(crate) measure: MeasureArgs,
+    #[command(flatten)]
+    pub(crate) plan: PlanArgs,
+    /// Tokens of a prompt.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "512,1024,2048,4096",
+        value_name = "N"
+    )]
+    pub(crate) lengths: Vec<NonZeroUsize>,
+    /// Requests at a time.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1,4,16",
+        value_name = "N"
+    )]
+    pub(crate) batches: Vec<NonZeroUsize>,
+    /// Tokens that follow each prompt.
+    #[arg(long, default_value = "32", value_name = "N")]
+    pub(crate) new_tokens: NonZeroUsize,
+    /// Links between the processes: loopback, or RATE/DELAY such as 1gbit/5ms.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "loopback",
+        value_name = "LINK"
+    )]
+    pub(crate) links: Vec<Link>,
+    /// The page.
+    #[arg(long, default_value = "pd.html", value_name = "FILE")]
     pub(crate) page: PathBuf,
 }

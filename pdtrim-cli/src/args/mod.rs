@@ -23,7 +23,8 @@ use clap_complete::Shell;
 
 pub(crate) use bench::{
     BenchArgs, BenchCommand, DecodeBenchArgs, EvalBenchArgs, GrowthBenchArgs, LoadBenchArgs,
-    MakeBenchArgs, MeasureArgs, PerplexityBenchArgs, PrefillBenchArgs, SearchBenchArgs, TextArgs,
+    MakeBenchArgs, MeasureArgs, PdBenchArgs, PerplexityBenchArgs, PrefillBenchArgs,
+    SearchBenchArgs, TextArgs,
 };
 pub(crate) use calibrations::CalibrationsArgs;
 pub(crate) use compare::{CompareArgs, MethodArg, TargetArg};

@@ -27,6 +27,26 @@ pub(crate) struct ModelArgs {
     pub(crate) offline: bool,
 }
 
+impl ModelArgs {
+    /// The same as flags, for another process.
+    pub(crate) fn flags(&self) -> Vec<String> {
+        let mut flags = Vec::new();
+        let dtype = self.dtype.and_then(|dtype| dtype.to_possible_value());
+        let dtype = dtype.map(|value| value.get_name().to_owned());
+        for (flag, value) in [
+            ("--model", self.model.clone()),
+            ("--dtype", dtype),
+            ("--device", self.device.clone()),
+        ] {
+            flags.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
+        }
+        for (flag, set) in [("--one-block", self.one_block), ("--offline", self.offline)] {
+            flags.extend(set.then(|| flag.to_owned()));
+        }
+        flags
+    }
+}
+
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum DtypeArg {

@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -30,6 +31,34 @@ pub(crate) struct PlanArgs {
     /// Which stage computes the first new token: prefill or decode [default: the plan's, or prefill].
     #[arg(long)]
     pub(crate) boundary: Option<pdtrim_core::Boundary>,
+}
+
+impl PlanArgs {
+    /// The same as flags, for another process; without the boundary.
+    pub(crate) fn flags(&self) -> Vec<OsString> {
+        let blocks = |list: &Option<BlockList>| {
+            let blocks = Vec::from(list.clone()?);
+            let blocks: Vec<String> = blocks.iter().map(usize::to_string).collect();
+            (!blocks.is_empty()).then(|| blocks.join(",").into())
+        };
+        let number = |number: Option<usize>| number.map(|number| number.to_string().into());
+        let values: [(&str, Option<OsString>); 7] = [
+            ("--plan", self.plan.clone().map(OsString::from)),
+            ("--prefill-remove", blocks(&self.prefill_remove)),
+            ("--decode-remove", blocks(&self.decode_remove)),
+            ("--kv-blocks", blocks(&self.kv_blocks)),
+            ("--kv-first", number(self.kv_first)),
+            ("--kv-last", number(self.kv_last)),
+            (
+                "--kv-encoding",
+                self.kv_encoding.map(|encoding| encoding.name().into()),
+            ),
+        ];
+        let set = values
+            .into_iter()
+            .filter_map(|(flag, value)| Some((flag, value?)));
+        set.flat_map(|(flag, value)| [flag.into(), value]).collect()
+    }
 }
 
 /// The encoding called `name`.

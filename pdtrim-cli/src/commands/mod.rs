@@ -12,6 +12,7 @@ mod logprobs;
 mod sensitivity;
 mod serve;
 
+pub(crate) use bench::Link;
 pub(crate) use eval::{boundaries, load_all, load_tasks, session_info};
 
 use anyhow::Result;

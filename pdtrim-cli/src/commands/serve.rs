@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pdtrim_core::KvPlan;
 use pdtrim_eval::Mode;
 use pdtrim_kv::serve::{
     ApiModel, Generator, Limits, Listener, Metrics, PrefillAddress, PrefillServer, RemotePrefill,
-    Router, Security, Served, ServedParts, TlsFiles, Token, openai,
+    Router, Security, Served, TlsFiles, Token, openai,
 };
 
 use crate::args::{
@@ -101,10 +100,11 @@ async fn listen(
     progress: Progress,
 ) -> Result<()> {
     let address = listener.address();
+    let stop = asked_to_stop()?;
     progress.say(&format!("{role}: ready"));
     // Scripts wait for this line.
     output::result(&format!("{}://{address}", listener.scheme()))?;
-    Ok(listener.serve(router, metrics, asked_to_stop()).await?)
+    Ok(listener.serve(router, metrics, stop).await?)
 }
 
 /// A model in the form that is served.
@@ -126,30 +126,10 @@ impl Loaded {
             eos: config.eos_token_ids.clone(),
         };
         let model_hash = session.checkpoint.hash()?;
-        let served = Served::new(bound.into_served(session, mode, model_hash))?;
+        let weights = Arc::new(session.model);
+        let served = Served::new(bound.into_served(&weights, mode, model_hash))?;
         let served = Arc::new(served);
         Ok(Self { served, api })
-    }
-}
-
-impl Bound {
-    /// What a server of this plan holds.
-    fn into_served(self, session: Session, mode: Mode, model_hash: String) -> ServedParts {
-        let removed = self.removed(mode);
-        let depth = removed.decode.depth();
-        ServedParts {
-            kv_fill: self.kv_fill(),
-            boundary: self.boundary,
-            kv: if mode == Mode::PdKv {
-                self.kv_plan().clone()
-            } else {
-                KvPlan::send_all(depth)
-            },
-            model_hash,
-            weights_hash: self.weights_hash().map(str::to_owned),
-            removed,
-            models: self.into_models(session, mode),
-        }
     }
 }
 
@@ -177,22 +157,27 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Ends with Ctrl-C, or when the system asks.
-async fn asked_to_stop() {
-    let interrupted = tokio::signal::ctrl_c();
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminated) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = interrupted => {}
-                _ = terminated.recv() => {}
-            }
-            return;
+/// Ends with Ctrl-C, or when the system asks. Both are heeded from the call on, not from the first await.
+#[cfg(unix)]
+fn asked_to_stop() -> Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let heed = |kind| signal(kind).context("cannot listen for signals");
+    let mut interrupted = heed(SignalKind::interrupt())?;
+    let mut terminated = heed(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
         }
-    }
-    // Without signals there is nothing to wait for but the end of the process.
-    if interrupted.await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    })
+}
+
+/// Ends with Ctrl-C.
+#[cfg(not(unix))]
+fn asked_to_stop() -> Result<impl Future<Output = ()>> {
+    Ok(async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    })
 }

@@ -104,7 +104,7 @@ struct Inner {
 enum Prefill {
     /// In this process, one prompt after the other.
     Here(Arc<Semaphore>),
-    There(RemotePrefill),
+    There(Box<RemotePrefill>),
 }
 
 impl Generator {
@@ -129,7 +129,7 @@ impl Generator {
         limits: Limits,
         metrics: Metrics,
     ) -> ServeResult<Self> {
-        Self::new(served, Prefill::There(prefill), limits, metrics)
+        Self::new(served, Prefill::There(Box::new(prefill)), limits, metrics)
     }
 
     fn new(

@@ -26,7 +26,7 @@ impl Default for Limits {
             in_flight: 16,
             waiting: 1024,
             batch: 16,
-            deadline: Duration::from_secs(300),
+            deadline: Duration::from_mins(5),
         }
     }
 }

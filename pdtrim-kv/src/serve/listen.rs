@@ -135,7 +135,7 @@ pub struct Security {
 /// A bound port.
 #[derive(Debug)]
 pub struct Listener {
-    listener: TcpListener,
+    socket: TcpListener,
     address: SocketAddr,
     security: Security,
 }
@@ -163,10 +163,10 @@ impl Listener {
             address: address.to_string(),
             reason: error.to_string(),
         };
-        let listener = TcpListener::bind(address).await.map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
+        let socket = TcpListener::bind(address).await.map_err(refused)?;
+        let address = socket.local_addr().map_err(refused)?;
         Ok(Self {
-            listener,
+            socket,
             address,
             security,
         })
@@ -205,7 +205,7 @@ impl Listener {
         };
         let (sender, connections) = channel(ACCEPTED_AHEAD);
         let counters = metrics.socket();
-        let accepting = tokio::spawn(accept(self.listener, tls, counters, sender));
+        let accepting = tokio::spawn(accept(self.socket, tls, counters, sender));
         let (stopping, stopped) = tokio::sync::oneshot::channel();
         let told = async {
             shutdown.await;

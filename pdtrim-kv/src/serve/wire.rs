@@ -214,33 +214,25 @@ impl Assembler {
             return Err(wire("identity", identity(&self.identity), identity(&found)));
         }
         match part.content {
-            Some(Content::Kv(chunk)) => self.chunk(chunk),
+            Some(Content::Kv(chunk)) => self.chunk(&chunk),
             Some(Content::Last(last)) => self.last(&last).map(Some),
             Some(Content::End(end)) => self.end(end).map(Some),
             None => Err(wire("content", "kv, last or end", "nothing")),
         }
     }
 
-    fn chunk(&mut self, chunk: KvChunk) -> ServeResult<Option<Arrived>> {
-        let found = checksum(&chunk);
+    fn chunk(&mut self, chunk: &KvChunk) -> ServeResult<Option<Arrived>> {
+        let found = checksum(chunk);
         if chunk.crc32 != found {
             let (expected, found) = (hex(chunk.crc32), hex(found));
             return Err(wire("crc32", expected, found));
         }
-        let (block, mut bytes) = match self.open.take() {
-            Some(open) => open,
-            None => {
-                let Some(block) = self.expected.pop_front() else {
-                    let found = format!("block {}", chunk.block);
-                    return Err(wire("kv", "no further block", found));
-                };
-                check_block(&block, &chunk)?;
-                // The plan and the prompt say how many bytes these are; the message only agrees.
-                let bytes = Vec::with_capacity(block.bytes());
-                (block, bytes)
-            }
+        let next = || self.expected.pop_front().map(|block| (block, Vec::new()));
+        let Some((block, mut bytes)) = self.open.take().or_else(next) else {
+            let found = format!("block {}", chunk.block);
+            return Err(wire("kv", "no further block", found));
         };
-        check_block(&block, &chunk)?;
+        check_block(&block, chunk)?;
         if chunk.offset != bytes.len() as u64 {
             return Err(wire("offset", bytes.len(), chunk.offset));
         }
@@ -252,6 +244,8 @@ impl Assembler {
         if length != left as u64 {
             return Err(wire("data", format!("{left} bytes"), length));
         }
+        // The plan and the prompt say how many bytes these are; the message only agrees.
+        bytes.reserve_exact(block.bytes() - bytes.len());
         if chunk.inflated == 0 {
             bytes.extend_from_slice(&chunk.data);
         } else {
@@ -352,6 +346,10 @@ fn check_block(block: &BlockOnWire, chunk: &KvChunk) -> ServeResult<()> {
     Ok(())
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "numbers and texts alike, mostly made for the call"
+)]
 fn wire(field: &'static str, expected: impl ToString, found: impl ToString) -> ServeError {
     ServeError::Wire {
         field,

@@ -135,7 +135,7 @@ async fn a_crowd_is_served_in_turn_and_what_is_beyond_the_line_is_refused() {
         in_flight: 4,
         waiting: 150,
         batch: 4,
-        deadline: Duration::from_secs(120),
+        deadline: Duration::from_mins(2),
     };
     let (prefill, _) = setup.start_prefill().await;
     let decode = setup.decode(prefill, 1);

@@ -49,7 +49,7 @@ impl Setup {
             boundary: Boundary::Prefill,
             model_hash: "sha256:tiny",
             limits: Limits {
-                deadline: Duration::from_secs(60),
+                deadline: Duration::from_mins(1),
                 ..Limits::default()
             },
         }

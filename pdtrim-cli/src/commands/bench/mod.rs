@@ -5,6 +5,7 @@ mod eval;
 mod growth;
 mod load;
 mod measure;
+mod pd;
 mod perplexity;
 mod report;
 mod search;
@@ -12,6 +13,7 @@ mod stages;
 mod text;
 mod work;
 
+pub(crate) use pd::Link;
 pub(crate) use work::Stages;
 
 use std::num::NonZeroUsize;
@@ -38,6 +40,7 @@ pub(crate) fn run(args: &BenchArgs, progress: Progress) -> Result<()> {
         BenchCommand::Load(args) => load::run(args, progress),
         BenchCommand::Make(args) => make(args),
         BenchCommand::Growth(args) => growth::run(args, progress),
+        BenchCommand::Pd(args) => pd::run(args, progress),
     }
 }
 
@@ -64,6 +67,7 @@ impl BenchCommand {
             Self::Load(args) => &args.measure,
             Self::Make(_) => return None,
             Self::Growth(args) => &args.measure,
+            Self::Pd(args) => &args.measure,
         })
     }
 }

@@ -21,7 +21,7 @@ use super::chat::ChatTemplate;
 use super::error::{ServeError, ServeResult};
 use super::generator::Generator;
 use super::metrics::Metrics;
-use request::{ChatBody, CompletionBody};
+use request::{Asked, ChatBody, CompletionBody};
 use response::Kind;
 
 /// A request's longest body: a context of a million characters, escaped.
@@ -123,12 +123,12 @@ async fn completions(
     State(api): State<Arc<Api>>,
     body: Result<Json<CompletionBody>, JsonRejection>,
 ) -> Response {
-    let asked = body
-        .map_err(|rejection| rejected(&rejection))
-        .and_then(|Json(body)| body.read(&api).map_err(|error| error_response(&error)));
-    match asked {
-        Ok(asked) => stream::answer(api, asked, Kind::Completion).await,
-        Err(response) => response,
+    match body {
+        Ok(Json(body)) => {
+            let asked = body.read(&api);
+            answer(api, asked, Kind::Completion).await
+        }
+        Err(rejection) => rejected(&rejection),
     }
 }
 
@@ -136,12 +136,19 @@ async fn chat_completions(
     State(api): State<Arc<Api>>,
     body: Result<Json<ChatBody>, JsonRejection>,
 ) -> Response {
-    let asked = body
-        .map_err(|rejection| rejected(&rejection))
-        .and_then(|Json(body)| body.read(&api).map_err(|error| error_response(&error)));
+    match body {
+        Ok(Json(body)) => {
+            let asked = body.read(&api);
+            answer(api, asked, Kind::Chat).await
+        }
+        Err(rejection) => rejected(&rejection),
+    }
+}
+
+async fn answer(api: Arc<Api>, asked: ServeResult<Asked>, kind: Kind) -> Response {
     match asked {
-        Ok(asked) => stream::answer(api, asked, Kind::Chat).await,
-        Err(response) => response,
+        Ok(asked) => stream::answer(api, asked, kind).await,
+        Err(error) => error_response(&error),
     }
 }
 

@@ -249,6 +249,10 @@ fn refuse<T: ToString>(field: &'static str, expected: &str, found: Option<T>) ->
     }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "numbers and texts alike, mostly made for the call"
+)]
 fn request(field: &'static str, expected: &str, found: impl ToString) -> ServeError {
     ServeError::Request {
         field,

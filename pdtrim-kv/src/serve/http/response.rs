@@ -52,7 +52,7 @@ impl Head {
             Kind::Completion => "text_completion",
             Kind::Chat => "chat.completion",
         };
-        let mut answer = self.object(object, json!([choice]));
+        let mut answer = self.object(object, &json!([choice]));
         answer["usage"] = usage.clone();
         answer
     }
@@ -83,7 +83,7 @@ impl Head {
 
     /// What was used, after the end.
     pub(super) fn usage(&self, usage: &Value) -> Value {
-        let mut answer = self.object(self.chunk_object(), json!([]));
+        let mut answer = self.object(self.chunk_object(), &json!([]));
         answer["usage"] = usage.clone();
         answer
     }
@@ -92,7 +92,7 @@ impl Head {
         choice["index"] = json!(0);
         choice["logprobs"] = Value::Null;
         choice["finish_reason"] = json!(finish);
-        self.object(self.chunk_object(), json!([choice]))
+        self.object(self.chunk_object(), &json!([choice]))
     }
 
     fn chunk_object(&self) -> &'static str {
@@ -102,7 +102,7 @@ impl Head {
         }
     }
 
-    fn object(&self, object: &str, choices: Value) -> Value {
+    fn object(&self, object: &str, choices: &Value) -> Value {
         json!({"id": self.id, "object": object, "created": self.created, "model": self.model,
             "choices": choices})
     }
