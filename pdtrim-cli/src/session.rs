@@ -15,8 +15,7 @@ use pdtrim_core::pipeline::PdModel;
 use pdtrim_core::repair::RepairWeights;
 use pdtrim_core::width::{PlanWidth, Widths};
 use pdtrim_core::{
-    BlockList, BlockSet, Boundary, Bytes, KvFill, KvPlan, PerStage, Plan, Stage, TokenSpan,
-    Tokenizer,
+    BlockList, BlockSet, Boundary, Bytes, KvFill, KvPlan, PerStage, Plan, Stage, Tokenizer,
 };
 use pdtrim_eval::{HubFile, Mode};
 use pdtrim_kv::PlannedTransfer;
@@ -178,11 +177,7 @@ impl Bound {
             decode: set(&args.decode_remove)?,
         };
         pdtrim_core::plan::check_removed(&removed, KvFill::Nested)?;
-        let span = TokenSpan {
-            first: args.kv_first.unwrap_or(0),
-            last: args.kv_last.unwrap_or(0),
-        };
-        let kv = KvPlan::uniform(&set(&args.kv_blocks)?, span)
+        let kv = KvPlan::uniform(&set(&args.kv_blocks)?, args.span()?)
             .encoded_everywhere(args.kv_encoding.unwrap_or_default());
         Ok(Self::new(
             removed,

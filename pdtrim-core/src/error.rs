@@ -391,6 +391,12 @@ pub enum Error {
         /// The transfer's own error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A share of first positions that is none.
+    #[error("`first_ratio`: expected a number from 0 to 1, found {found}")]
+    FirstRatio {
+        /// What was asked for.
+        found: f64,
+    },
     /// What decode was handed is not what follows from the prompt and the plan.
     #[error("decode received {what}, expected {expected}")]
     Received {

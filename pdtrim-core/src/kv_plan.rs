@@ -21,6 +21,20 @@ pub struct TokenSpan {
 }
 
 impl TokenSpan {
+    /// `budget` positions in all, of which the share `first_ratio`, rounded to a whole number, are the first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FirstRatio`] for a share outside 0..=1.
+    pub fn from_budget(budget: usize, first_ratio: f64) -> Result<Self> {
+        if !(0.0..=1.0).contains(&first_ratio) {
+            return Err(Error::FirstRatio { found: first_ratio });
+        }
+        let first = (budget as f64 * first_ratio).round() as usize;
+        let last = budget - first;
+        Ok(Self { first, last })
+    }
+
     /// Whether a prompt of `n_positions` loses any.
     pub fn trims(self, n_positions: usize) -> bool {
         self.first.saturating_add(self.last) < n_positions
@@ -112,8 +126,8 @@ pub struct KvPlan {
     blocks: BTreeMap<BlockId, BlockKv>,
 }
 
-/// One group of blocks that send alike, as a plan file lists them: `blocks`, and `first` and `last`, or
-/// `encoding`, or all of them.
+/// One group of blocks that send alike, as a plan file lists them: `blocks`, and `first` and `last` (or
+/// `budget` positions, of which `first_ratio` are the first), or `encoding`, or all of them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "GroupFields", into = "GroupFields")]
 pub struct KvGroup {
@@ -131,20 +145,41 @@ struct GroupFields {
     first: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last: Option<usize>,
+    #[serde(default, skip_serializing)]
+    budget: Option<usize>,
+    #[serde(default, skip_serializing)]
+    first_ratio: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     encoding: Option<KvEncoding>,
 }
 
 impl TryFrom<GroupFields> for KvGroup {
-    type Error = &'static str;
+    type Error = String;
 
     fn try_from(fields: GroupFields) -> std::result::Result<Self, Self::Error> {
-        let span = match (fields.first, fields.last) {
+        let missing =
+            |wanted, beside| Err(format!("kv: expected {wanted} beside {beside}, found none"));
+        let counted = match (fields.first, fields.last) {
             (Some(first), Some(last)) => Some(TokenSpan { first, last }),
             (None, None) => None,
-            (Some(_), None) => return Err("kv: expected `last` beside `first`, found none"),
-            (None, Some(_)) => return Err("kv: expected `first` beside `last`, found none"),
+            (Some(_), None) => return missing("`last`", "`first`"),
+            (None, Some(_)) => return missing("`first`", "`last`"),
         };
+        let shared = match (fields.budget, fields.first_ratio) {
+            (Some(budget), Some(first_ratio)) => {
+                let span = TokenSpan::from_budget(budget, first_ratio);
+                Some(span.map_err(|error| format!("kv: {error}"))?)
+            }
+            (None, None) => None,
+            (Some(_), None) => return missing("`first_ratio`", "`budget`"),
+            (None, Some(_)) => return missing("`budget`", "`first_ratio`"),
+        };
+        if counted.is_some() && shared.is_some() {
+            let both =
+                "kv: expected `first` and `last`, or `budget` and `first_ratio`, found all of them";
+            return Err(both.to_owned());
+        }
+        let span = counted.or(shared);
         let encoding = fields.encoding.unwrap_or_default();
         let blocks = fields.blocks;
         let sends = BlockKv { span, encoding };
@@ -159,6 +194,8 @@ impl From<KvGroup> for GroupFields {
             blocks: group.blocks,
             first: span.map(|span| span.first),
             last: span.map(|span| span.last),
+            budget: None,
+            first_ratio: None,
             encoding: (encoding != KvEncoding::Held).then_some(encoding),
         }
     }
@@ -358,5 +395,32 @@ mod tests {
             );
         }
         assert!(read(r#"{"blocks":[1],"encoding":"int3"}"#).is_err());
+    }
+
+    #[test]
+    fn a_budget_and_the_share_of_first_positions_are_another_way_to_say_it() {
+        let read = |text: &str| serde_json::from_str::<KvGroup>(text);
+        let group = read(r#"{"blocks":[1],"budget":64,"first_ratio":0.0625}"#).unwrap();
+        assert_eq!(group.sends.span, Some(TokenSpan { first: 4, last: 60 }));
+        let text = serde_json::to_string(&group).unwrap();
+        assert_eq!(text, r#"{"blocks":[1],"first":4,"last":60}"#);
+        for (wrong, named) in [
+            (r#"{"blocks":[1],"budget":64}"#, "`first_ratio`"),
+            (r#"{"blocks":[1],"first_ratio":0.5}"#, "`budget`"),
+            (r#"{"blocks":[1],"budget":64,"first_ratio":1.5}"#, "1.5"),
+            (
+                r#"{"blocks":[1],"budget":64,"first_ratio":0.5,"first":1,"last":2}"#,
+                "all of them",
+            ),
+        ] {
+            let error = read(wrong).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+        for budget in 0..40 {
+            for ratio in [0.0, 0.1, 0.5, 1.0] {
+                let span = TokenSpan::from_budget(budget, ratio).unwrap();
+                assert_eq!(span.first + span.last, budget);
+            }
+        }
     }
 }

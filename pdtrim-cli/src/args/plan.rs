@@ -2,7 +2,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
-use pdtrim_core::{BlockList, KvEncoding};
+use pdtrim_core::{BlockList, KvEncoding, TokenSpan};
 
 /// A plan, from a file or spelled out.
 #[derive(Args, Clone, Debug, Default)]
@@ -17,14 +17,20 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "BLOCKS")]
     pub(crate) decode_remove: Option<BlockList>,
     /// Blocks of whose prompt KV only the first and last positions cross.
-    #[arg(long, value_name = "BLOCKS", requires_all = ["kv_first", "kv_last"])]
+    #[arg(long, value_name = "BLOCKS", requires = "kv_positions")]
     pub(crate) kv_blocks: Option<BlockList>,
     /// First positions that cross.
-    #[arg(long, value_name = "N", requires = "kv_blocks")]
+    #[arg(long, value_name = "N", requires_all = ["kv_blocks", "kv_last"], group = "kv_positions")]
     pub(crate) kv_first: Option<usize>,
     /// Last positions that cross.
-    #[arg(long, value_name = "N", requires = "kv_blocks")]
+    #[arg(long, value_name = "N", requires_all = ["kv_blocks", "kv_first"])]
     pub(crate) kv_last: Option<usize>,
+    /// Positions that cross in all, instead of --kv-first and --kv-last.
+    #[arg(long, value_name = "N", requires_all = ["kv_blocks", "kv_first_ratio"], group = "kv_positions")]
+    pub(crate) kv_budget: Option<usize>,
+    /// The share of --kv-budget that are first positions, 0 to 1.
+    #[arg(long, value_name = "X", requires_all = ["kv_blocks", "kv_budget"])]
+    pub(crate) kv_first_ratio: Option<f64>,
     /// How the elements of prompt KV cross, in every block: held, bf16, fp8-e4m3, int8 or int4.
     #[arg(long, value_name = "ENCODING", value_parser = kv_encoding)]
     pub(crate) kv_encoding: Option<KvEncoding>,
@@ -34,6 +40,17 @@ pub(crate) struct PlanArgs {
 }
 
 impl PlanArgs {
+    /// The positions that the flags let through, in the blocks that they name.
+    pub(crate) fn span(&self) -> pdtrim_core::Result<TokenSpan> {
+        match (self.kv_budget, self.kv_first_ratio) {
+            (Some(budget), Some(first_ratio)) => TokenSpan::from_budget(budget, first_ratio),
+            _ => Ok(TokenSpan {
+                first: self.kv_first.unwrap_or(0),
+                last: self.kv_last.unwrap_or(0),
+            }),
+        }
+    }
+
     /// The same as flags, for another process; without the boundary.
     pub(crate) fn flags(&self) -> Vec<OsString> {
         let blocks = |list: &Option<BlockList>| {
@@ -42,13 +59,16 @@ impl PlanArgs {
             (!blocks.is_empty()).then(|| blocks.join(",").into())
         };
         let number = |number: Option<usize>| number.map(|number| number.to_string().into());
-        let values: [(&str, Option<OsString>); 7] = [
+        let ratio = self.kv_first_ratio.map(|ratio| ratio.to_string().into());
+        let values: [(&str, Option<OsString>); 9] = [
             ("--plan", self.plan.clone().map(OsString::from)),
             ("--prefill-remove", blocks(&self.prefill_remove)),
             ("--decode-remove", blocks(&self.decode_remove)),
             ("--kv-blocks", blocks(&self.kv_blocks)),
             ("--kv-first", number(self.kv_first)),
             ("--kv-last", number(self.kv_last)),
+            ("--kv-budget", number(self.kv_budget)),
+            ("--kv-first-ratio", ratio),
             (
                 "--kv-encoding",
                 self.kv_encoding.map(|encoding| encoding.name().into()),
