@@ -221,3 +221,53 @@ async fn requests_that_cannot_be_answered_are_refused_before_they_wait() {
     );
     assert!((refused - 5.0).abs() < 0.5);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_holds_up_itself_only() {
+    let mut setup = Setup::wide();
+    setup.limits.deadline = Duration::from_secs(4);
+    let expected = alone(&setup).await;
+    let (prefill, counted) = setup.start_prefill().await;
+    // Takes a megabyte of tens, and no more.
+    let slow = proxy::start(prefill, vec![Fate::Stall(1 << 20); 3]).await;
+    let slow: Vec<_> = (0..3)
+        .map(|_| {
+            let decode = setup.decode(slow, 1);
+            tokio::spawn(async move { generate(&decode).await })
+        })
+        .collect();
+    eventually("all three are being sent", || {
+        metric(&counted, "pdtrim_requests_in_flight") > 2.5
+    })
+    .await;
+    let decode = setup.decode(prefill, 1);
+    assert_eq!(generate(&decode).await.unwrap(), expected);
+    for reader in slow {
+        let error = reader.await.unwrap().unwrap_err();
+        assert!(matches!(error, ServeError::Deadline { .. }), "{error}");
+    }
+    eventually("their keys and values are let go", || {
+        metric(&counted, "pdtrim_requests_in_flight") < 0.5
+    })
+    .await;
+    let late = metric(&counted, "pdtrim_requests_total{outcome=\"deadline\"}");
+    let gone = metric(&counted, "pdtrim_requests_total{outcome=\"cancelled\"}");
+    assert!((late + gone - 3.0).abs() < 0.5, "{late} {gone}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_no_prompt_can_be_is_refused_by_its_length() {
+    let setup = Setup::tiny();
+    let (prefill, counted) = setup.start_prefill().await;
+    let mut longer = setup.clone();
+    longer.config.context_length = 1 << 20;
+    let decode = longer.decode(prefill, 2);
+    let asked = decode.start(greedy(prompt(1, 500_000), 1)).await;
+    let said = asked.unwrap_err().to_string();
+    assert!(said.contains("too large") && said.contains("500"), "{said}");
+    // Within the message's length, but not the model's context.
+    let asked = decode.start(greedy(prompt(1, 200), 1)).await;
+    let said = asked.unwrap_err().to_string();
+    assert!(said.contains("200") && said.contains("128"), "{said}");
+    assert!(metric(&counted, "pdtrim_prompt_tokens_total") < 0.5);
+}
