@@ -31,16 +31,30 @@ pub struct FrontSearch<'a> {
     pub factors: &'a [f64],
     /// How often prices are measured again for each factor, at most.
     pub rounds: usize,
+    /// By how much J may rise: a plan of the fewest bytes that were found for it is looked for as well.
+    pub max_rise: Option<f64>,
     /// How many of a span's positions may be first ones, to be tried at the end in all blocks together.
     pub firsts: &'a [usize],
 }
+
+/// What a plan was looked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Goal {
+    /// At least so many times fewer bytes.
+    Factor(f64),
+    /// At most this rise of J, in nats.
+    Rise(f64),
+}
+
+/// Plans that are tried on the way to the fewest bytes for a rise.
+const HALVINGS: usize = 6;
 
 /// A plan of the front.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FrontPoint {
     /// What was asked for.
-    pub asked: f64,
-    /// How many times fewer bytes it takes than the dense model's KV in bf16; at least what was asked for.
+    pub goal: Goal,
+    /// How many times fewer bytes it takes than the dense model's KV in bf16.
     pub factor: f64,
     /// Mean bytes of a prompt.
     pub bytes: f64,
@@ -75,7 +89,9 @@ impl FrontSearch<'_> {
     pub fn planned_evaluations(&self) -> usize {
         let kept = self.removed.decode.complement().len();
         let prices = kept * self.menu.len().saturating_sub(1);
-        1 + prices + self.factors.len() * (1 + self.rounds * (1 + prices) + self.firsts.len())
+        let halvings = self.max_rise.map_or(0, |_| HALVINGS);
+        let factors = self.factors.len() * (1 + self.rounds * (1 + prices) + self.firsts.len());
+        1 + prices + factors + halvings
     }
 
     /// Finds a plan for each factor.
@@ -112,20 +128,65 @@ impl FrontSearch<'_> {
                 (plan, cost) = (next, next_cost);
             }
             let (plan, cost) = self.split(&mut costs, &base, (plan, cost))?;
-            let bytes = self.sizes.plan_bytes(&plan, &self.removed.decode);
-            points.push(FrontPoint {
-                asked,
-                factor: self.sizes.dense_bf16_bytes() / bytes,
-                bytes,
-                plan,
-                cost,
-            });
+            points.push(self.point(Goal::Factor(asked), plan, cost));
+        }
+        if let Some(rise) = self.max_rise {
+            points.extend(self.within(&mut costs, (&base, base_cost), &prices, rise, &points)?);
         }
         Ok(Front {
             base_cost,
             points,
             trace: costs.into_trace(),
         })
+    }
+
+    fn point(&self, goal: Goal, plan: KvPlan, cost: f64) -> FrontPoint {
+        let bytes = self.sizes.plan_bytes(&plan, &self.removed.decode);
+        FrontPoint {
+            goal,
+            factor: self.sizes.dense_bf16_bytes() / bytes,
+            bytes,
+            plan,
+            cost,
+        }
+    }
+
+    /// The plan of the fewest bytes that was found for this rise of J: from the best of `points` towards the
+    /// next, by halves. `None` if nothing beyond the menu's first choice is within it.
+    fn within(
+        &self,
+        costs: &mut Costs<'_, '_>,
+        (base, base_cost): (&KvPlan, f64),
+        prices: &Prices,
+        rise: f64,
+        points: &[FrontPoint],
+    ) -> Result<Option<FrontPoint>> {
+        let is_within = |cost: f64| cost - base_cost <= rise;
+        let found = points.iter().filter(|point| is_within(point.cost));
+        let best = found.max_by(|a, b| a.factor.total_cmp(&b.factor));
+        let mut best = best.map(|point| (point.plan.clone(), point.cost));
+        let of_plan = |plan: &KvPlan| {
+            let bytes = self.sizes.plan_bytes(plan, &self.removed.decode);
+            self.sizes.dense_bf16_bytes() / bytes
+        };
+        let mut low = best
+            .as_ref()
+            .map_or_else(|| of_plan(base), |(plan, _)| of_plan(plan));
+        let beyond = points.iter().map(|point| point.factor);
+        let beyond = beyond.filter(|&factor| factor > low);
+        let mut high = beyond.fold(self.most(), f64::min);
+        for _ in 0..HALVINGS {
+            let middle = (low * high).sqrt();
+            let plan = self.solve(prices, self.sizes.dense_bf16_bytes() / middle);
+            let cost = costs.of(base, std::slice::from_ref(&plan))?[0];
+            if is_within(cost) {
+                low = of_plan(&plan).max(middle);
+                best = Some((plan, cost));
+            } else {
+                high = middle;
+            }
+        }
+        Ok(best.map(|(plan, cost)| self.point(Goal::Rise(rise), plan, cost)))
     }
 
     /// How many times fewer bytes than the dense model's KV in bf16 the menu allows; 0 for an empty menu.

@@ -26,7 +26,7 @@ mod target;
 pub use costs::{KvEvaluation, KvJournal};
 pub use encoding::{Codec, Held, KvShape, Part};
 pub use error::{Error, Result};
-pub use front::{Front, FrontPoint, FrontSearch};
+pub use front::{Front, FrontPoint, FrontSearch, Goal};
 pub use planned::PlannedTransfer;
 pub use policy::{
     AdaKv, Budget, H2o, Kept, KvPolicy, PolicyTransfer, SnapKv, StreamingLlm, Think, Window,

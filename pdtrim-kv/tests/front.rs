@@ -7,7 +7,9 @@ use pdtrim_core::objective::{Calibration, CalibrationLoss, Rows};
 use pdtrim_core::pipeline::PdModel;
 use pdtrim_core::testing::TinyModel;
 use pdtrim_core::{BlockKv, BlockSet, Boundary, KvEncoding, KvFill, KvPlan, PerStage, TokenSpan};
-use pdtrim_kv::{Error, Front, FrontSearch, KvEvaluation, KvJournal, KvSizes, PlannedTransfer};
+use pdtrim_kv::{
+    Error, Front, FrontSearch, Goal, KvEvaluation, KvJournal, KvSizes, PlannedTransfer,
+};
 
 const DEPTH: usize = 5;
 const PROMPT: usize = 40;
@@ -41,6 +43,14 @@ fn removed() -> PerStage<BlockSet> {
 }
 
 fn front(factors: &[f64], journal: Option<KvJournal>) -> Result<Front, Error> {
+    front_within(factors, None, journal)
+}
+
+fn front_within(
+    factors: &[f64],
+    max_rise: Option<f64>,
+    journal: Option<KvJournal>,
+) -> Result<Front, Error> {
     let model = TinyModel::default().build();
     let calibration = windows();
     let loss = CalibrationLoss::new(&model, &calibration, Rows::Continuation, Boundary::Decode);
@@ -51,6 +61,7 @@ fn front(factors: &[f64], journal: Option<KvJournal>) -> Result<Front, Error> {
         sizes: &sizes,
         menu: &menu(),
         factors,
+        max_rise,
         rounds: 2,
         firsts: &[0, 1, 4],
     };
@@ -90,6 +101,34 @@ fn every_point_takes_no_more_bytes_than_asked_and_the_wire_agrees() {
     }
     let bytes: Vec<f64> = front.points.iter().map(|point| point.bytes).collect();
     assert!(bytes.is_sorted_by(|a, b| a >= b), "{bytes:?}");
+}
+
+#[test]
+fn for_a_rise_of_the_loss_the_fewest_bytes_are_found_and_more_for_more_of_it() {
+    let factors = [1.5, 4.0, 8.0];
+    let plain = front(&factors, None).unwrap();
+    let mut before = 0.0;
+    for rise in [0.0005, 0.005, 0.05] {
+        let found = front_within(&factors, Some(rise), None).unwrap();
+        assert_eq!(found.points[..3], plain.points[..]);
+        let Some(point) = found.points.get(3) else {
+            continue;
+        };
+        assert_eq!(point.goal, Goal::Rise(rise));
+        assert!(point.cost - found.base_cost <= rise);
+        let within = plain
+            .points
+            .iter()
+            .filter(|p| p.cost - found.base_cost <= rise);
+        assert!(within.clone().all(|other| other.factor <= point.factor));
+        assert!(
+            point.factor >= before,
+            "{rise}: {} after {before}",
+            point.factor
+        );
+        before = point.factor;
+    }
+    assert!(before > 1.0, "a rise of 0.05 is room for something");
 }
 
 #[test]

@@ -66,6 +66,10 @@ pub(crate) struct KvSearchArgs {
     /// How many times fewer bytes than the dense model's keys and values in bf16, separated by commas.
     #[arg(long, value_delimiter = ',', value_name = "X", default_values_t = [1.5, 2.0, 3.0, 4.0, 4.95, 6.0, 8.0])]
     pub(crate) factors: Vec<f64>,
+    /// By how many percent perplexity may rise on the calibration windows: for each menu, the plan of the fewest
+    /// bytes that is found for it stands beside the factors'.
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub(crate) max_rise: Option<f64>,
     /// What blocks may choose from, separated by commas; a front for each.
     #[arg(long, value_delimiter = ',', value_enum, default_values_t = [KvMenuArg::Positions, KvMenuArg::Encodings, KvMenuArg::Both])]
     pub(crate) menus: Vec<KvMenuArg>,
@@ -122,4 +126,13 @@ pub(crate) struct KvSearchArgs {
     /// Print one object instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if number > 0.0 && number.is_finite() {
+        Ok(number)
+    } else {
+        Err("expected a number of percent above 0".to_owned())
+    }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use anyhow::Result;
 use pdtrim_core::KvGroup;
 use pdtrim_core::objective::mean_cost;
+use pdtrim_kv::Goal;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -107,6 +108,8 @@ pub(super) struct Row {
     pub(super) kind: Kind,
     /// The factor asked for.
     pub(super) asked: Option<f64>,
+    /// By how many percent perplexity was allowed to rise on the windows that chose the plan.
+    pub(super) asked_rise_percent: Option<f64>,
     /// How many times fewer bytes than the dense model's KV in bf16.
     pub(super) factor: f64,
     /// Of a prompt.
@@ -145,6 +148,7 @@ impl Row {
         Self {
             kind,
             asked: None,
+            asked_rise_percent: None,
             factor: 1.0,
             bytes: 0.0,
             calibration_loss: None,
@@ -157,6 +161,15 @@ impl Row {
             kv: Vec::new(),
             sends: String::new(),
             plan: None,
+        }
+    }
+
+    /// Says what the plan was looked for.
+    pub(super) fn ask(&mut self, goal: Option<Goal>) {
+        match goal {
+            Some(Goal::Factor(factor)) => self.asked = Some(factor),
+            Some(Goal::Rise(rise)) => self.asked_rise_percent = Some(rise.exp_m1() * 100.0),
+            None => {}
         }
     }
 }
@@ -193,6 +206,7 @@ impl Report {
         let header = [
             "kind",
             "asked",
+            "asked_rise_percent",
             "factor",
             "bytes",
             "calibration_loss",
@@ -212,6 +226,7 @@ impl Report {
             let fields = [
                 row.kind.file_name().to_owned(),
                 or_empty(row.asked),
+                or_empty(row.asked_rise_percent),
                 or_empty(Some(row.factor)),
                 or_empty(Some(row.bytes)),
                 or_empty(row.calibration_loss),

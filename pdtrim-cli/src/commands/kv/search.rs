@@ -15,7 +15,7 @@ use pdtrim_core::{
     BlockKv, BlockSet, Boundary, KvEncoding, KvFill, KvPlan, PerStage, Plan, TokenSpan,
 };
 use pdtrim_eval::TaskResult;
-use pdtrim_kv::{FrontSearch, KvSizes};
+use pdtrim_kv::{FrontSearch, Goal, KvSizes};
 use pdtrim_search::calibration::{CalibrationSet, Corpus, Part, WindowDraw};
 use serde_json::json;
 
@@ -132,7 +132,7 @@ struct Search<'a> {
 /// A plan or a policy before it is reported on.
 struct Candidate {
     kind: Kind,
-    asked: Option<f64>,
+    goal: Option<Goal>,
     sends: Sends,
     /// On the windows that chose it.
     cost: Option<f64>,
@@ -157,7 +157,7 @@ impl Search<'_> {
             let tasks = self.score(scoring, sends)?;
             let bytes = self.bytes(sends)?;
             let mut row = Row::new(candidate.kind, (&base, &costs));
-            row.asked = candidate.asked;
+            row.ask(candidate.goal);
             row.factor = sizes.dense_bf16_bytes() / bytes;
             row.bytes = bytes;
             row.calibration_loss = candidate.cost;
@@ -212,6 +212,7 @@ impl Search<'_> {
             menu: &choices,
             factors: &[],
             rounds: self.args.rounds,
+            max_rise: self.args.max_rise.map(|percent| (percent / 100.0).ln_1p()),
             firsts: self.args.first.get(1..).unwrap_or_default(),
         };
         let most = search.most();
@@ -243,7 +244,7 @@ impl Search<'_> {
             ));
             Candidate {
                 kind,
-                asked: Some(point.asked),
+                goal: Some(point.goal),
                 sends: Sends::Plan(point.plan),
                 cost: Some(point.cost),
             }
@@ -325,7 +326,7 @@ impl Search<'_> {
             let share = kept as f64 / self.read() as f64;
             let candidate = |kind, sends| Candidate {
                 kind,
-                asked: Some(factor),
+                goal: Some(Goal::Factor(factor)),
                 sends,
                 cost: None,
             };
@@ -339,7 +340,7 @@ impl Search<'_> {
         let encodings = [KvEncoding::Bf16].into_iter().chain(self.encodings());
         candidates.extend(encodings.map(|encoding| Candidate {
             kind: Kind::SameEncoding,
-            asked: None,
+            goal: None,
             sends: Sends::Plan(everywhere(BlockKv {
                 span: None,
                 encoding,
@@ -391,8 +392,8 @@ impl Search<'_> {
 
     /// Writes the plan of a search's point, and what it needs beside it; returns its name.
     fn write_plan(&self, candidate: &Candidate) -> Result<Option<String>> {
-        let (Some(asked), Some(_), Sends::Plan(kv)) =
-            (candidate.asked, candidate.cost, &candidate.sends)
+        let (Some(goal), Some(_), Sends::Plan(kv)) =
+            (candidate.goal, candidate.cost, &candidate.sends)
         else {
             return Ok(None);
         };
@@ -418,7 +419,11 @@ impl Search<'_> {
                 }
             }
         }
-        let name = format!("plan-{}-{asked}x.toml", candidate.kind.file_name());
+        let goal = match goal {
+            Goal::Factor(factor) => format!("{factor}x"),
+            Goal::Rise(_) => "within".to_owned(),
+        };
+        let name = format!("plan-{}-{goal}.toml", candidate.kind.file_name());
         self.folder.put(&name, plan.to_toml().as_bytes())?;
         Ok(Some(name))
     }
