@@ -156,6 +156,9 @@ fn a_flipped_bit_anywhere_in_a_message_is_noticed() {
     }
 }
 
+/// What happened to a message on its way.
+type Damage<'d> = &'d dyn Fn(&mut KvChunk);
+
 #[test]
 fn messages_out_of_place_are_refused_by_name() {
     let served = served(KvEncoding::Bf16, Boundary::Prefill);
@@ -166,7 +169,7 @@ fn messages_out_of_place_are_refused_by_name() {
             parts.into_iter().map(|part| assembler.push(part)).collect();
         pushed.unwrap_err().to_string()
     };
-    let changed = |change: &dyn Fn(&mut KvChunk)| {
+    let changed = |change: Damage<'_>| {
         let mut part = good[0].clone();
         let Some(Content::Kv(chunk)) = &mut part.content else {
             panic!("the first message is a block's");
@@ -185,7 +188,7 @@ fn messages_out_of_place_are_refused_by_name() {
     assert!(said.contains("no further block"), "{said}");
     let said = refused([&good[..4], &[good[5].clone()]].concat());
     assert!(said.contains("a hidden state"), "{said}");
-    let fields: [(&str, &dyn Fn(&mut KvChunk)); 9] = [
+    let fields: [(&str, Damage<'_>); 9] = [
         ("positions", &|chunk| chunk.positions = u32::MAX),
         ("heads", &|chunk| chunk.heads += 1),
         ("width", &|chunk| chunk.width = 0),
