@@ -291,6 +291,10 @@ async fn what_cannot_be_answered_is_refused_by_its_field() {
     }
     let (status, said) = api.send("POST /v1/completions HTTP/1.1", "{").await;
     assert!(status == 400 && said.contains("error"), "{status} {said}");
+    // More than 128 tokens can be, however they are spelled.
+    let long = json!({"prompt": "x".repeat(100_000)}).to_string();
+    let (status, said) = api.send("POST /v1/completions HTTP/1.1", &long).await;
+    assert!(status == 413 && said.contains("error"), "{status} {said}");
     let (status, said) = api.send("GET /v2/nothing HTTP/1.1", "").await;
     assert!(status == 404 && said.contains("/v1/completions"), "{said}");
 }

@@ -24,8 +24,10 @@ use super::metrics::Metrics;
 use request::{Asked, ChatBody, CompletionBody};
 use response::Kind;
 
-/// A request's longest body: a context of a million characters, escaped.
-const BODY: usize = 8 << 20;
+/// A request's longest body: so many bytes, and more for each token of the context. Bodies are in memory before
+/// a request has its place in the line.
+const BODY: usize = 64 << 10;
+const BODY_PER_TOKEN: usize = 64;
 
 /// What the API tells of the model, and the texts around its tokens.
 pub struct ApiModel {
@@ -65,6 +67,7 @@ pub fn openai(generator: Generator, model: ApiModel) -> ServeResult<Router> {
         .chat_template
         .map(|template| ChatTemplate::new(template, bos, eos));
     let metrics = generator.metrics().clone();
+    let body = BODY + BODY_PER_TOKEN * generator.context_length();
     let api = Api {
         generator,
         name: model.name,
@@ -79,7 +82,7 @@ pub fn openai(generator: Generator, model: ApiModel) -> ServeResult<Router> {
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat_completions))
         .fallback(not_found)
-        .layer(DefaultBodyLimit::max(BODY))
+        .layer(DefaultBodyLimit::max(body))
         .with_state(Arc::new(api));
     Ok(with_probes(router, metrics))
 }
