@@ -1,5 +1,6 @@
 //! `pdtrim kv`: what decode has to receive of a prompt's keys and values.
 
+mod choices;
 mod needle;
 mod page;
 mod report;

@@ -11,17 +11,16 @@ use pdtrim_core::journal::Journal;
 use pdtrim_core::objective::{Calibration, CalibrationLoss, Rows, TransferCandidate};
 use pdtrim_core::pipeline::{PdModel, SendAll};
 use pdtrim_core::plan::{PLAN_VERSION, PlanCalibration, PlanFile, PlanModel, Repair};
-use pdtrim_core::{
-    BlockKv, BlockSet, Boundary, KvEncoding, KvFill, KvPlan, PerStage, Plan, TokenSpan,
-};
+use pdtrim_core::{BlockSet, Boundary, KvFill, KvPlan, PerStage, Plan};
 use pdtrim_eval::TaskResult;
 use pdtrim_kv::{FrontSearch, Goal, KvSizes};
 use pdtrim_search::calibration::{CalibrationSet, Corpus, Part, WindowDraw};
 use serde_json::json;
 
+use super::choices::Candidate;
 use super::page;
 use super::report::{Kind, Report, Row};
-use super::sends::{Policy, Sends};
+use super::sends::Sends;
 use crate::args::{KvMenuArg, KvSearchArgs, PlanArgs};
 use crate::commands::load_all;
 use crate::progress::Progress;
@@ -118,24 +117,15 @@ fn with_prompt(set: CalibrationSet, prompt_tokens: usize) -> Result<CalibrationS
 }
 
 /// A model, its plan, and the windows.
-struct Search<'a> {
-    args: &'a KvSearchArgs,
-    factors: Vec<f64>,
-    session: &'a Session,
+pub(super) struct Search<'a> {
+    pub(super) args: &'a KvSearchArgs,
+    pub(super) factors: Vec<f64>,
+    pub(super) session: &'a Session,
     bound: &'a Bound,
     folder: &'a RunFolder,
     progress: Progress,
     chosen_on: &'a CalibrationSet,
     reported_on: &'a CalibrationSet,
-}
-
-/// A plan or a policy before it is reported on.
-struct Candidate {
-    kind: Kind,
-    goal: Option<Goal>,
-    sends: Sends,
-    /// On the windows that chose it.
-    cost: Option<f64>,
 }
 
 impl Search<'_> {
@@ -175,7 +165,7 @@ impl Search<'_> {
     }
 
     /// Prompt positions that prefill reads.
-    fn read(&self) -> usize {
+    pub(super) fn read(&self) -> usize {
         let prompt = self.args.prompt_tokens.get();
         match self.bound.boundary {
             Boundary::Prefill => prompt,
@@ -187,7 +177,7 @@ impl Search<'_> {
         self.bound.removed_blocks()
     }
 
-    fn decode_removed(&self) -> &BlockSet {
+    pub(super) fn decode_removed(&self) -> &BlockSet {
         &self.removed().decode
     }
 
@@ -250,104 +240,6 @@ impl Search<'_> {
             }
         });
         Ok(points.collect())
-    }
-
-    /// What a block may send; everything in bf16 comes first.
-    fn menu(&self, menu: KvMenuArg) -> Vec<BlockKv> {
-        let mut spans = vec![None];
-        if menu != KvMenuArg::Encodings {
-            spans.extend(self.spans().into_iter().map(Some));
-        }
-        let mut encodings = vec![KvEncoding::Bf16];
-        if menu != KvMenuArg::Positions {
-            encodings.extend(self.encodings());
-        }
-        let choices = spans.into_iter().flat_map(|span| {
-            let choice = |&encoding: &KvEncoding| BlockKv { span, encoding };
-            encodings.iter().map(choice).collect::<Vec<_>>()
-        });
-        choices.collect()
-    }
-
-    /// From the longest to the shortest; none that trims nothing.
-    fn spans(&self) -> Vec<TokenSpan> {
-        let mut kept = self.args.spans.clone();
-        kept.sort_unstable_by(|a, b| b.cmp(a));
-        kept.dedup();
-        let fits = |kept: &usize| (1..self.read()).contains(kept);
-        kept.into_iter()
-            .filter(fits)
-            .map(|kept| self.span(kept))
-            .collect()
-    }
-
-    /// At least one position is a last one: the newest tokens lead the text on.
-    fn span(&self, kept: usize) -> TokenSpan {
-        let first = self.args.first.first().copied().unwrap_or(0).min(kept - 1);
-        TokenSpan {
-            first,
-            last: kept - first,
-        }
-    }
-
-    fn encodings(&self) -> Vec<KvEncoding> {
-        let asked = |encoding: &KvEncoding| self.args.encodings.contains(encoding);
-        let lossy = KvEncoding::ALL.into_iter().filter(asked);
-        lossy
-            .filter(|encoding| !matches!(encoding, KvEncoding::Held | KvEncoding::Bf16))
-            .collect()
-    }
-
-    /// The same in every block that decode runs: the first and last positions that each factor allows, each
-    /// encoding, and the policies.
-    fn uniform(&self, sizes: &KvSizes) -> Vec<Candidate> {
-        let blocks = self.decode_removed().complement();
-        let everywhere = |sends: BlockKv| {
-            let plan = KvPlan::send_all(self.session.depth());
-            blocks
-                .iter()
-                .fold(plan, |plan, id| plan.with_block(id, sends))
-        };
-        let mut candidates = Vec::new();
-        for &factor in &self.factors {
-            let plan = |kept| {
-                everywhere(BlockKv {
-                    span: Some(self.span(kept)),
-                    encoding: KvEncoding::Bf16,
-                })
-            };
-            let fits = |kept: &usize| {
-                let bytes = sizes.plan_bytes(&plan(*kept), self.decode_removed());
-                bytes <= sizes.dense_bf16_bytes() / factor + 1e-6
-            };
-            let Some(kept) = (1..self.read()).rev().find(fits) else {
-                continue;
-            };
-            let share = kept as f64 / self.read() as f64;
-            let candidate = |kind, sends| Candidate {
-                kind,
-                goal: Some(Goal::Factor(factor)),
-                sends,
-                cost: None,
-            };
-            candidates.push(candidate(Kind::SameSpan, Sends::Plan(plan(kept))));
-            candidates.extend(self.args.policies.iter().filter_map(|&policy| {
-                let sends = Policy::new(policy, share)?;
-                let blocks = blocks.clone();
-                Some(candidate(sends.kind(), Sends::Policy(sends, blocks)))
-            }));
-        }
-        let encodings = [KvEncoding::Bf16].into_iter().chain(self.encodings());
-        candidates.extend(encodings.map(|encoding| Candidate {
-            kind: Kind::SameEncoding,
-            goal: None,
-            sends: Sends::Plan(everywhere(BlockKv {
-                span: None,
-                encoding,
-            })),
-            cost: None,
-        }));
-        candidates
     }
 
     /// Bytes of a prompt of the held-out windows, counted where they cross.
