@@ -116,11 +116,10 @@ impl Handing {
         id: BlockId,
         block: &mut BlockCache,
     ) -> Result<()> {
-        let sent = std::mem::replace(block, BlockCache::with_capacity(0));
+        let mut sent = std::mem::replace(block, BlockCache::with_capacity(0));
         if pd.removed.decode.contains(id) {
             return Ok(());
         }
-        let mut sent = sent;
         hand_groups(pd.models, id, &mut sent);
         let received = pd.transfer.transfer(id, sent)?;
         self.kv_bytes += received.bytes;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use burn::tensor::{Tensor, TensorData};
-use pdtrim_core::Bytes;
-use pdtrim_core::cache::KvCache;
+use pdtrim_core::cache::{BlockCache, KvCache};
 use pdtrim_core::pipeline::{Handover, SendAll};
+use pdtrim_core::{BlockId, Bytes};
 use prost::Message as _;
 use tokio::task::JoinHandle;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -23,7 +23,6 @@ use super::proto::RunRequest;
 use super::proto::prefill_client::PrefillClient;
 use super::served::{BlockOnWire, Served};
 use super::wire::{self, Arrived, Assembler};
-use pdtrim_core::cache::BlockCache;
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -227,7 +226,7 @@ impl RemotePrefill {
     }
 }
 
-type Decoded = ServeResult<(pdtrim_core::BlockId, BlockCache)>;
+type Decoded = ServeResult<(BlockId, BlockCache)>;
 
 /// Decodes a block beside the arrival of the next.
 fn decode(served: &Arc<Served>, block: BlockOnWire, bytes: Vec<u8>) -> JoinHandle<Decoded> {
