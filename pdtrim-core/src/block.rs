@@ -104,6 +104,11 @@ impl BlockSet {
         self.ids.contains(&id)
     }
 
+    /// Whether block `id` is not in the set, and the one after it is.
+    pub fn starts_after(&self, id: BlockId) -> bool {
+        !self.contains(id) && self.contains(BlockId::new(id.index() + 1))
+    }
+
     /// The ids in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = BlockId> + '_ {
         self.ids.iter().copied()

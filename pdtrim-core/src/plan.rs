@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
-use crate::block::BlockSet;
+use crate::block::{BlockId, BlockSet};
 use crate::error::{Error, Result};
 use crate::kv_plan::{KvGroup, KvPlan};
 use crate::stage::{Boundary, KvFill, PerStage, Stage};
@@ -131,6 +131,10 @@ pub struct PlanFile {
     /// Windows that the repair was fitted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair_calibration: Option<PlanCalibration>,
+    /// First blocks of the pairs for which one repaired block stood in the search, in each stage: it is kept,
+    /// and the block after it is among the removed ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<PerStage<Vec<usize>>>,
     /// Head groups and MLP channels that are removed inside the blocks that stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub width: Option<PlanWidth>,
@@ -194,6 +198,7 @@ impl Plan {
         };
         check_removed(&removed, file.kv_fill)?;
         check_repair(&file)?;
+        check_pairs(&file, &removed)?;
         let section = file.width.as_ref();
         let widths = section.map(|section| section.check(&removed, file.repair));
         let widths = widths.transpose()?.unwrap_or_default();
@@ -310,6 +315,30 @@ fn check_repair(file: &PlanFile) -> Result<()> {
             }
         }
     }
+}
+
+/// Pairs need a repair, and are where a kept block is before a removed one.
+fn check_pairs(file: &PlanFile, removed: &PerStage<BlockSet>) -> Result<()> {
+    let Some(pairs) = &file.pairs else {
+        return Ok(());
+    };
+    let refused = |expected, found| Err(Error::PlanRepair { expected, found });
+    if file.repair == Repair::None {
+        return refused(
+            "no [pairs] without a repair",
+            "repair = \"none\"".to_owned(),
+        );
+    }
+    for stage in [Stage::Prefill, Stage::Decode] {
+        let removed = removed.of(stage);
+        let stands =
+            |&block: &usize| block < removed.depth() && removed.starts_after(BlockId::new(block));
+        if let Some(block) = pairs.of(stage).iter().find(|block| !stands(block)) {
+            let expected = "[pairs] of blocks that are kept before a removed one";
+            return refused(expected, format!("block {block} in {stage}"));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses block sets with which no pass can be run.

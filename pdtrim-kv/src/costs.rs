@@ -78,12 +78,14 @@ impl<'a, 'j> Costs<'a, 'j> {
         let candidate = |transfer| {
             let differs =
                 |id: &BlockId| PlannedTransfer::plan(transfer).block(*id) != base.block(*id);
-            TransferCandidate {
+            let differs_in = kept.iter().filter(differs).map(BlockId::index);
+            Ok(TransferCandidate {
                 transfer,
-                differs_from: kept.iter().find(differs),
-            }
+                differs_in: BlockSet::from_indices(kept.depth(), differs_in)?,
+            })
         };
-        let candidates: Vec<_> = transfers.iter().map(candidate).collect();
+        let candidates: Result<Vec<_>> = transfers.iter().map(candidate).collect();
+        let candidates = candidates?;
         let (loss, removed) = (self.loss, self.removed);
         let (journal, on_cost) = (&mut self.journal, &mut self.on_cost);
         let (known, trace) = (&mut self.known, &mut self.trace);

@@ -46,8 +46,13 @@ impl fmt::Display for DistillThreshold {
 
 /// The two candidate sets of a problem (arXiv:2509.04467, pruning set and distillation set).
 ///
-/// No strategy uses the distillation set yet: a distilled block has to be trained, and there is no
-/// repair that does it. Its size is worth knowing all the same: small models have few such pairs.
+/// [`DistillRepair::fit_pairs`](crate::repair::DistillRepair::fit_pairs) trains the blocks that stand for
+/// the pairs of the distillation set, and a [`CalibrationLoss`](pdtrim_core::objective::CalibrationLoss)
+/// that [has them](pdtrim_core::objective::CalibrationLoss::with_pairs) runs such a block wherever a
+/// candidate keeps the first block of a pair and is without the second. To replace a pair is thus to remove
+/// its second block, which counts as one removal; to turn that into a mere deletion is to swap it for the
+/// first. That a pair whose second block goes is never left as it is is ours: its first block was fitted
+/// to make up for just that, and candidates stay plain sets of blocks for every strategy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CandidateSets {
     pruning: Vec<BlockId>,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use pdtrim_core::Boundary;
+use pdtrim_search::DistillThreshold;
 use serde::{Deserialize, Serialize};
 
 use super::{ModelArgs, RepairArg, StrategyArg, WidthArg, WindowArgs};
@@ -65,6 +66,13 @@ pub(crate) struct CompareArgs {
     /// As `trim --validation-windows`.
     #[arg(long, value_name = "N", default_value = "0")]
     pub(crate) validation_windows: usize,
+    /// As `trim --pairs`, for those of pdtrim's rows that have such a repair: linear for linear and distill,
+    /// distill for distill.
+    #[arg(long, value_enum, default_value = "none")]
+    pub(crate) pairs: RepairArg,
+    /// As `trim --distill-threshold`.
+    #[arg(long, value_name = "D", default_value = "0.95", value_parser = distill_threshold)]
+    pub(crate) distill_threshold: f64,
     /// As `trim --race-error`.
     #[arg(long, value_name = "P", default_value = "0", value_parser = race_error)]
     pub(crate) race_error: f64,
@@ -195,6 +203,15 @@ impl fmt::Display for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.index, self.of)
     }
+}
+
+fn distill_threshold(text: &str) -> Result<f64, String> {
+    let threshold = text
+        .parse()
+        .ok()
+        .and_then(|d| DistillThreshold::new(d).ok());
+    let threshold = threshold.map(DistillThreshold::value);
+    threshold.ok_or_else(|| "expected a number above 0 and at most 1".to_owned())
 }
 
 fn race_error(text: &str) -> Result<f64, String> {

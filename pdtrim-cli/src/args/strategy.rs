@@ -40,8 +40,8 @@ pub(crate) struct StrategyArgs {
     /// found, and makes its closing passes; the more, the less it fits the luck of a few [default: 0].
     #[arg(long, value_name = "N")]
     pub(crate) validation_windows: Option<usize>,
-    /// Joint redundancy from which pdtrim counts two neighbouring blocks as a pair that one distilled
-    /// block could replace [default: 0.95].
+    /// Joint redundancy from which two neighbouring blocks are a pair that one block can stand for (--pairs)
+    /// [default: 0.95].
     #[arg(long, value_name = "D")]
     pub(crate) distill_threshold: Option<f64>,
 }

@@ -76,6 +76,11 @@ pub(crate) struct TrimArgs {
     /// stage, and distill trains it; neither adds weights [default: none].
     #[arg(long, value_enum)]
     pub(crate) repair: Option<RepairArg>,
+    /// What stands for two neighbouring blocks of joint redundancy --distill-threshold while pdtrim
+    /// searches, where the second is removed and the first is not: the first, repaired like this by itself
+    /// [default: none].
+    #[arg(long, value_enum)]
+    pub(crate) pairs: Option<RepairArg>,
     /// Tokens of each stage that the repair is fitted on; none of them chooses blocks or reports the
     /// result [default: 8192 for linear and 16384 for distill, or half as many and so on where the source
     /// has fewer].
@@ -207,6 +212,7 @@ pub(crate) struct TrimConfig {
     pub(crate) kv_factor: f64,
     pub(crate) kv_selection: KvSelectionArg,
     pub(crate) repair: RepairArg,
+    pub(crate) pairs: RepairArg,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) repair_tokens: Option<NonZeroUsize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -267,6 +273,7 @@ impl Default for TrimConfig {
             kv_factor: 2.0,
             kv_selection: KvSelectionArg::Loss,
             repair: RepairArg::None,
+            pairs: RepairArg::None,
             repair_tokens: None,
             repair_calibration: None,
             repair_run_steps: None,
@@ -323,6 +330,7 @@ impl TrimConfig {
         set(&mut config.kv_factor, args.kv_factor);
         set(&mut config.kv_selection, args.kv_selection);
         set(&mut config.repair, args.repair);
+        set(&mut config.pairs, args.pairs);
         set(&mut config.repair_tokens, args.repair_tokens.map(Some));
         let source = args.repair_calibration;
         set(&mut config.repair_calibration, source.map(Some));

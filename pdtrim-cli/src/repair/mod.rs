@@ -1,5 +1,6 @@
 //! Fits a repair, for every command that asks for one.
 
+mod pairs;
 mod settings;
 mod windows;
 
@@ -11,10 +12,12 @@ use pdtrim_core::objective::Calibration;
 use pdtrim_core::repair::RepairWeights;
 use pdtrim_core::{BlockSet, Boundary, PerStage};
 use pdtrim_search::repair::{
-    DistillLoss, DistillPart, DistillRepair, DistillResume, DistillStep, LinearRepair, Run,
+    DistillFit, DistillLoss, DistillPart, DistillRepair, DistillResume, DistillStep, LinearRepair,
+    OnStep, Run,
 };
 use serde_json::json;
 
+pub(crate) use pairs::{Pairs, PairsJob};
 pub(crate) use settings::{RepairSettings, default_batch, default_tokens};
 pub(crate) use windows::draw_free;
 
@@ -87,12 +90,7 @@ impl RepairJob<'_> {
         })
     }
 
-    fn distill(
-        &self,
-        repair: &DistillRepair,
-        progress: Progress,
-    ) -> Result<pdtrim_search::repair::DistillFit> {
-        let step = progress.step("train the repair", 0);
+    fn distill(&self, repair: &DistillRepair, progress: Progress) -> Result<DistillFit> {
         let fingerprint = json!([
             self.fingerprint,
             self.removed.prefill.to_indices(),
@@ -104,37 +102,48 @@ impl RepairJob<'_> {
             fingerprint: &fingerprint,
             every: KEPT_EVERY,
         };
-        let mut told = Instant::now();
-        let mut is_first = true;
-        let mut hear = |event: &DistillStep| {
-            step.set_total(event.steps);
-            step.set_done(event.done);
-            let text = in_words(event);
-            step.set_message(&text);
-            let is_resumed = std::mem::take(&mut is_first) && event.done > 1;
-            let is_due = told.elapsed() >= TOLD_EVERY || event.step == event.part_steps;
-            if is_resumed {
-                let done = event.done - 1;
-                progress.say(&format!(
-                    "repair: going on after {done} of {} steps",
-                    event.steps
-                ));
-            }
-            if is_due && progress == Progress::Lines {
-                told = Instant::now();
-                progress.say(&format!("repair: {text}"));
-            }
-        };
-        let fit = repair.fit(
-            &self.session.model,
-            self.windows,
-            self.removed,
-            self.boundary,
-            Some(resume),
-            &mut hear,
-        );
-        Ok(fit?)
+        told("repair", progress, |on_step| {
+            repair.fit(
+                &self.session.model,
+                self.windows,
+                self.removed,
+                self.boundary,
+                Some(resume),
+                on_step,
+            )
+        })
     }
+}
+
+/// Trains, with a bar, or a line now and then that begins with `what`.
+fn told(
+    what: &str,
+    progress: Progress,
+    train: impl FnOnce(&mut OnStep<'_>) -> pdtrim_search::Result<DistillFit>,
+) -> Result<DistillFit> {
+    let step = progress.step(&format!("train the {what}"), 0);
+    let mut told = Instant::now();
+    let mut is_first = true;
+    let mut hear = |event: &DistillStep| {
+        step.set_total(event.steps);
+        step.set_done(event.done);
+        let text = in_words(event);
+        step.set_message(&text);
+        let is_resumed = std::mem::take(&mut is_first) && event.done > 1;
+        let is_due = told.elapsed() >= TOLD_EVERY || event.step == event.part_steps;
+        if is_resumed {
+            let done = event.done - 1;
+            progress.say(&format!(
+                "{what}: going on after {done} of {} steps",
+                event.steps
+            ));
+        }
+        if is_due && progress == Progress::Lines {
+            told = Instant::now();
+            progress.say(&format!("{what}: {text}"));
+        }
+    };
+    Ok(train(&mut hear)?)
 }
 
 fn in_words(event: &DistillStep) -> String {

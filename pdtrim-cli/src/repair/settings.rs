@@ -5,7 +5,7 @@ use burn::tensor::DType;
 use pdtrim_search::repair::DistillRepair;
 use serde::Serialize;
 
-use crate::args::{RepairArg, TrimConfig, set};
+use crate::args::{RepairArg, StrategyArg, TrimConfig, set};
 
 /// Tokens in a step of training if the user does not say how many windows.
 const STEP_TOKENS: usize = 512;
@@ -55,14 +55,14 @@ impl RepairSettings {
         }
     }
 
-    /// What `config` asks for, on so many windows; `None` without a repair.
-    pub(crate) fn of(config: &TrimConfig, windows: usize) -> Option<Self> {
+    /// A repair of this kind as `config` has it, on so many windows; `None` without a repair.
+    pub(crate) fn of(config: &TrimConfig, kind: RepairArg, windows: usize) -> Option<Self> {
         let batch = config.repair_batch.map_or_else(
             || default_batch(config.window_tokens.get()),
             std::num::NonZeroUsize::get,
         );
         let batch = batch.min(windows).max(1);
-        let mut settings = Self::once_through(config.repair, windows, batch, config.seed)?;
+        let mut settings = Self::once_through(kind, windows, batch, config.seed)?;
         if let Self::Distill(repair) = &mut settings {
             set(&mut repair.run_steps, config.repair_run_steps);
             set(&mut repair.steps, config.repair_steps);
@@ -81,8 +81,28 @@ impl RepairSettings {
         Ok(())
     }
 
+    /// Refuses pairs that no repair of the run would keep.
+    pub(crate) fn check_pairs(pairs: RepairArg, repair: RepairArg) -> Result<()> {
+        let needed = match pairs {
+            RepairArg::None => return Ok(()),
+            RepairArg::Linear => "linear or distill",
+            RepairArg::Distill => "distill",
+        };
+        let is_kept = repair == RepairArg::Distill || repair == pairs;
+        ensure!(
+            is_kept,
+            "pairs {pairs} are for a model that is repaired: expected repair {needed}, found {repair}"
+        );
+        Ok(())
+    }
+
     /// Refuses numbers for a repair that is not asked for, and rates that are none.
     pub(crate) fn check(config: &TrimConfig) -> Result<()> {
+        Self::check_pairs(config.pairs, config.repair)?;
+        ensure!(
+            config.pairs.is_none() || config.strategy == StrategyArg::Pdtrim,
+            "pairs are for strategy pdtrim"
+        );
         let fitted = [
             ("repair-tokens", config.repair_tokens.is_some()),
             ("repair-calibration", config.repair_calibration.is_some()),

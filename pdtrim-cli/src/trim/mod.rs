@@ -225,6 +225,8 @@ impl Run {
             calibration: Some(self.about_calibration.clone()),
             repair_file: repair.map(|repair| repair.file.clone()),
             repair_calibration: repair.map(|repair| repair.about.clone()),
+            // Without a run to repair no block stands for anything.
+            pairs: search.pairs.clone().filter(|_| repair.is_some()),
             width: width.map(|width| width.section.clone()),
             kv: kv.map(|choice| choice.plan.to_groups()).unwrap_or_default(),
             scores: score::plan_scores(config.boundary, (search, repair, width), kv, scores),

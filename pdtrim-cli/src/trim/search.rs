@@ -9,6 +9,7 @@ use pdtrim_search::{CandidateSets, Evaluation, Ledger, Problem, StageProblem, St
 
 use super::Run;
 use crate::args::StrategyArg;
+use crate::repair::{Pairs, PairsJob, RepairSettings};
 use crate::taylor;
 
 /// What was found, and how.
@@ -24,12 +25,26 @@ pub(super) struct Found {
     pub(super) dropped: Vec<usize>,
     /// How large the two candidate sets of each search were; none for a strategy without them.
     pub(super) candidate_sets: Vec<String>,
+    /// First blocks of the pairs for which one repaired block stands, if there were any to choose.
+    pub(super) pairs: Option<PerStage<Vec<usize>>>,
 }
 
 pub(super) fn run(run: &Run, loss: &CalibrationLoss<'_>, redundancy: &Redundancy) -> Result<Found> {
-    let has_pairs = run.config.strategy == StrategyArg::Pdtrim;
-    let pairs = has_pairs.then(|| loss.pair_redundancy()).transpose()?;
-    let ledger = Ledger::resume(loss, &run.folder.journal("search"), &run.fingerprint()?)?;
+    let (sets, pairs) = candidates(run, loss, redundancy)?.unwrap_or_default();
+    let with_pairs = |windows| {
+        let pairs = pairs.as_ref();
+        pairs
+            .map(|pairs| pairs.loss(&run.session, windows, run.config.boundary))
+            .transpose()
+    };
+    let paired_loss = with_pairs(&run.calibration)?;
+    let loss = paired_loss.as_ref().unwrap_or(loss);
+    // Without pairs as ever: what was kept by an earlier version is found again.
+    let measured_with = match &pairs {
+        Some(pairs) => format!("{} pairs {}", run.fingerprint()?, pairs.sha256),
+        None => run.fingerprint()?,
+    };
+    let ledger = Ledger::resume(loss, &run.folder.journal("search"), &measured_with)?;
     let reused = ledger.reused();
     if reused > 0 {
         run.progress.say(&format!(
@@ -38,14 +53,16 @@ pub(super) fn run(run: &Run, loss: &CalibrationLoss<'_>, redundancy: &Redundancy
     }
     let validation = run.validation.as_ref().map(|windows| {
         let (rows, boundary) = (Rows::Continuation, run.config.boundary);
-        CalibrationLoss::new(&run.session.model, windows, rows, boundary)
+        let plain = CalibrationLoss::new(&run.session.model, windows, rows, boundary);
+        Ok::<_, anyhow::Error>(with_pairs(windows)?.unwrap_or(plain))
     });
+    let validation = validation.transpose()?;
     let validation = validation.as_ref().map(|loss| {
         let (journal, windows) = (
             run.folder.journal("validation"),
             run.config.validation_windows,
         );
-        let fingerprint = format!("{} and {windows} windows", run.fingerprint()?);
+        let fingerprint = format!("{measured_with} and {windows} windows");
         let ledger = Ledger::resume(loss, &journal, &fingerprint)?;
         Ok::<_, anyhow::Error>(Arc::new(Mutex::new(ledger)))
     });
@@ -53,16 +70,93 @@ pub(super) fn run(run: &Run, loss: &CalibrationLoss<'_>, redundancy: &Redundancy
         run,
         strategy: run.config.search_strategy(validation.transpose()?)?,
         redundancy: &redundancy.0,
-        pairs: pairs.as_ref().map(|pairs| &pairs.0),
         ledger,
-        candidate_sets: Vec::new(),
+        candidate_sets: sets,
     };
     let removed = if run.config.unified {
         PerStage::both(search.unified()?)
     } else {
         search.by_stage()?
     };
-    search.into_found(removed)
+    let standing = pairs.as_ref().map(|pairs| pairs.standing(&removed));
+    Ok(Found {
+        pairs: standing,
+        ..search.into_found(removed)?
+    })
+}
+
+/// The sizes of `pdtrim`'s two candidate sets, in words, and its pairs, if they are to be repaired.
+fn candidates(
+    run: &Run,
+    loss: &CalibrationLoss<'_>,
+    redundancy: &Redundancy,
+) -> Result<Option<(Vec<String>, Option<Pairs>)>> {
+    let config = &run.config;
+    if config.strategy != StrategyArg::Pdtrim {
+        return Ok(None);
+    }
+    let pairs = loss.pair_redundancy()?.0;
+    let threshold = config.distill_threshold()?;
+    let sets = |target, stage: Stage| -> Result<CandidateSets> {
+        let (redundancy, pairs) = (redundancy.0.of(stage), pairs.of(stage));
+        let problem = Problem::new(target, redundancy, 0, !config.unprotected_ends)?;
+        Ok(CandidateSets::new(&problem, pairs, threshold)?)
+    };
+    let decode = Target::Decode {
+        prefill: BlockSet::empty(run.session.depth()),
+        nested: !config.independent,
+    };
+    let sets = PerStage {
+        prefill: sets(Target::Prefill, Stage::Prefill)?,
+        decode: sets(decode, Stage::Decode)?,
+    };
+    let windows = run.repair.as_ref();
+    let windows = windows.map(|windows| &windows.fit().calibration);
+    let settings = windows.and_then(|windows| {
+        let count = windows.windows().len();
+        RepairSettings::of(config, config.pairs, count)
+    });
+    let pairs = match (windows, settings) {
+        (Some(windows), Some(settings)) => PairsJob {
+            session: &run.session,
+            firsts: PerStage {
+                prefill: firsts(run, &sets.prefill)?,
+                decode: firsts(run, &sets.decode)?,
+            },
+            boundary: config.boundary,
+            windows,
+            settings,
+            folder: &run.folder,
+            name: "pairs",
+            fingerprint: &run.repair_fingerprint()?,
+        }
+        .fit(run.progress)?,
+        _ => None,
+    };
+    let in_words = |what, sets: &CandidateSets| {
+        let sizes = format!(
+            "{what}: {} blocks in the pruning set, {} pairs of joint redundancy {threshold} or more \
+                in the distillation set{}",
+            sets.pruning().len(),
+            sets.distillation().len(),
+            match &pairs {
+                Some(_) => "; a block stands for a pair where it stays and the next one goes",
+                None => ", which is for --pairs",
+            }
+        );
+        run.progress.say(&sizes);
+        sizes
+    };
+    let sizes = vec![
+        in_words("prefill", &sets.prefill),
+        in_words("decode", &sets.decode),
+    ];
+    Ok(Some((sizes, pairs)))
+}
+
+fn firsts(run: &Run, sets: &CandidateSets) -> Result<BlockSet> {
+    let firsts = sets.distillation().iter().map(|id| id.index());
+    Ok(BlockSet::from_indices(run.session.depth(), firsts)?)
 }
 
 /// The searches of a run.
@@ -70,7 +164,6 @@ struct Search<'s> {
     run: &'s Run,
     strategy: Box<dyn Strategy + 's>,
     redundancy: &'s PerStage<Vec<f64>>,
-    pairs: Option<&'s PerStage<Vec<f64>>>,
     ledger: Ledger<'s>,
     candidate_sets: Vec<String>,
 }
@@ -84,9 +177,6 @@ impl Search<'_> {
         let mut problem = Problem::new(Target::Unified, &redundancy, count, protect_ends)?;
         if let Some(table) = &importance {
             problem = problem.with_importance(&table.decode)?;
-        }
-        if let Some(pairs) = self.pairs {
-            self.count_candidates("both stages", &problem, &self.of_both(pairs))?;
         }
         let progress = self.run.progress;
         let mut step = progress.search("search both stages");
@@ -130,28 +220,7 @@ impl Search<'_> {
         for stage in [Stage::Prefill, Stage::Decode] {
             progress.say(&format!("search {stage}: blocks {}", removed.of(stage)));
         }
-        if let Some(pairs) = self.pairs {
-            let prefill = problem.of_prefill()?;
-            self.count_candidates("prefill", &prefill, &pairs.prefill)?;
-            let decode = problem.of_decode(&removed.prefill)?;
-            self.count_candidates("decode", &decode, &pairs.decode)?;
-        }
         Ok(removed)
-    }
-
-    /// Says how large the two candidate sets of a search are.
-    fn count_candidates(&mut self, what: &str, problem: &Problem, pairs: &[f64]) -> Result<()> {
-        let threshold = self.run.config.distill_threshold()?;
-        let sets = CandidateSets::new(problem, pairs, threshold)?;
-        let sizes = format!(
-            "{what}: {} blocks in the pruning set, {} pairs of joint redundancy {threshold} or more \
-                in the distillation set",
-            sets.pruning().len(),
-            sets.distillation().len()
-        );
-        self.run.progress.say(&sizes);
-        self.candidate_sets.push(sizes);
-        Ok(())
     }
 
     /// The importance of each block, if the strategy goes by it; an earlier run's where that was kept.
@@ -195,6 +264,7 @@ impl Search<'_> {
             trace: self.ledger.trace().to_vec(),
             dropped: self.ledger.dropped().map(|(_, windows)| windows).collect(),
             candidate_sets: self.candidate_sets,
+            pairs: None,
         })
     }
 }

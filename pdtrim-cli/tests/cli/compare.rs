@@ -372,6 +372,79 @@ fn windows_that_pdtrim_decides_on_count_as_its_search() {
 }
 
 #[test]
+fn pdtrim_searches_with_pairs_where_it_is_to_be_distilled() {
+    let place = Place::new();
+    let run = |out: &str, threshold: &str| {
+        let words = [
+            "compare",
+            "--model",
+            "model",
+            "--strategies",
+            "pdtrim",
+            "--targets",
+            "pd",
+            "--counts",
+            "2",
+            "--windows",
+            "2",
+            "--window-tokens",
+            "16",
+            "--seeds",
+            "0",
+            "--anneal-steps",
+            "3",
+            "--validation-windows",
+            "2",
+            "--repairs",
+            "none,linear,distill",
+            "--pairs",
+            "distill",
+            "--distill-threshold",
+            threshold,
+            "--out",
+            out,
+        ];
+        said(&mut place.pdtrim(&words))
+    };
+    let searches = |out: &str| {
+        let object = object(&place, out);
+        let runs = object["runs"].as_array().unwrap().iter();
+        let searches: Vec<Value> = runs
+            .map(|run| run["outcome"]["found"]["search"].clone())
+            .collect();
+        searches
+    };
+    let (table, notes) = run("all", "0.0001");
+    assert!(notes.contains("train the pairs"), "{notes}");
+    assert!(
+        table.contains("one block, repaired by distill, in the place of two"),
+        "{table}"
+    );
+    // Costs with pairs are costs of something else.
+    let journals = |out: &str| {
+        let names = fs::read_dir(place.path(&format!("{out}/.pdtrim"))).unwrap();
+        let paths = names.map(|entry| entry.unwrap().path());
+        paths
+            .filter(|path| path.extension().is_some_and(|end| end == "jsonl"))
+            .count()
+    };
+    assert_eq!(journals("all"), 4);
+    let all = searches("all");
+    assert_eq!(all[0], all[1]);
+    // Killed after the searches, say: the pairs are there.
+    fs::remove_file(place.path("all/.pdtrim/run-pdtrim-pd-1-2-distill-seed0.json")).unwrap();
+    let (_, notes) = run("all", "0.0001");
+    assert!(!notes.contains("pairs: prefill"), "{notes}");
+    assert_eq!(searches("all"), all);
+
+    run("none", "1");
+    let none = searches("none");
+    assert_eq!(none[0], none[2]);
+    assert_eq!(journals("none"), 2);
+    place.usage(&["compare", "--distill-threshold", "0"]);
+}
+
+#[test]
 fn a_repaired_row_stands_beside_the_unrepaired_one() {
     let place = Place::new();
     let run = |out: &str| {
@@ -404,7 +477,8 @@ fn a_repaired_row_stands_beside_the_unrepaired_one() {
         ];
         said(&mut place.pdtrim(&words))
     };
-    let (table, _) = run("out");
+    let (table, notes) = run("out");
+    assert!(!notes.contains("train the pairs"), "{notes}");
     assert!(
         table.contains("repair s") && table.contains("distill"),
         "{table}"

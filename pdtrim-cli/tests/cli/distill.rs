@@ -70,6 +70,66 @@ fn a_distilled_plan_is_run_and_exported_with_its_own_weights() {
 }
 
 #[test]
+fn a_search_that_is_to_be_distilled_runs_with_distilled_pairs() {
+    let place = place();
+    let run = |more: &[&str]| {
+        let pdtrim = ["--strategy", "pdtrim", "--anneal-steps", "3", "--pairs"];
+        said(&mut place.trim(&[&SOURCE[..], &pdtrim, more].concat()))
+    };
+    let cost = |page: &str| {
+        let start = page.find("Prefill alone costs").unwrap();
+        page[start..].split('.').take(4).collect::<String>()
+    };
+    // Every pair of neighbours is one.
+    let all = ["distill", "--distill-threshold", "0.0001"];
+    let (_, notes) = run(&[&all[..], &DISTILL].concat());
+    assert!(notes.contains("a block stands for a pair"), "{notes}");
+    assert!(notes.contains("pairs: prefill, block"), "{notes}");
+    let plan = read(&place.path("out/plan.toml"));
+    assert!(plan.contains("[pairs]"), "{plan}");
+    let with_pairs = cost(&read(&place.path("out/report.html")));
+
+    // Again: nothing is trained, nothing is measured.
+    let (_, notes) = run(&[&all[..], &DISTILL].concat());
+    assert!(!notes.contains("pairs: prefill, block"), "{notes}");
+    assert!(notes.contains("reusing"), "{notes}");
+    assert_eq!(read(&place.path("out/plan.toml")), plan);
+
+    // No pair: as if there were none to train.
+    let none = ["distill", "--distill-threshold", "1"];
+    let (_, notes) = run(&[&none[..], &DISTILL].concat());
+    assert!(notes.contains("0 pairs of joint redundancy 1"), "{notes}");
+    assert!(!read(&place.path("out/plan.toml")).contains("[pairs]"));
+    assert_ne!(cost(&read(&place.path("out/report.html"))), with_pairs);
+
+    // A linear pair is none that was trained.
+    let linear = ["linear", "--repair", "linear", "--repair-tokens", "128"];
+    run(&[&linear[..], &all[1..]].concat());
+    assert!(read(&place.path("out/plan.toml")).contains("[pairs]"));
+    let with_linear = cost(&read(&place.path("out/report.html")));
+    assert_ne!(with_linear, with_pairs);
+}
+
+#[test]
+fn pairs_that_no_repair_keeps_are_refused() {
+    let place = place();
+    let refused = |words: &[&str]| place.failure(&[&["trim", "--model", "model"], words].concat());
+    let error = refused(&["--strategy", "pdtrim", "--pairs", "linear"]);
+    assert!(
+        error.contains("expected repair linear or distill, found none"),
+        "{error}"
+    );
+    let linear = ["--strategy", "pdtrim", "--repair", "linear"];
+    let error = refused(&[&linear[..], &["--pairs", "distill"]].concat());
+    assert!(
+        error.contains("expected repair distill, found linear"),
+        "{error}"
+    );
+    let error = refused(&["--repair", "linear", "--pairs", "linear"]);
+    assert!(error.contains("pairs are for strategy pdtrim"), "{error}");
+}
+
+#[test]
 fn a_repair_of_an_earlier_run_does_not_stay_beside_a_plan_without_one() {
     let place = place();
     place

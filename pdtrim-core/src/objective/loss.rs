@@ -1,20 +1,20 @@
 //! J(P, D) of a model on calibration windows.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::tensor::{Device, Tensor};
-use rayon::prelude::*;
-
 use super::divergence::DenseRows;
 use super::stream::{Passage, Split, Stream, last_position};
-use super::{Calibration, Objective, OnCost, OnUnitCosts, mean_cost};
+use super::sweep::{Report, Sweep};
+use super::{Calibration, DistilledPairs, Objective, OnCost, OnUnitCosts, mean_cost};
 use crate::block::{BlockId, BlockSet};
 use crate::cache::{BlockCache, KvCache};
 use crate::error::{Error, Result};
 use crate::model::{BlockModel, stage_dims};
 use crate::pipeline::{CacheTransfer, SendAll};
-use crate::stage::{Boundary, PerStage};
+use crate::stage::{Boundary, PerStage, Stage};
+use burn::tensor::{Device, Tensor};
 
 /// Which tokens' loss counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,13 +35,13 @@ pub(super) enum Measure {
     Divergence(DenseRows),
 }
 
-/// A transfer to measure, and the first block that it treats differently from the base.
-#[derive(Clone, Copy)]
+/// A transfer to measure, and the blocks that it treats differently from the base.
+#[derive(Clone)]
 pub struct TransferCandidate<'t> {
     /// The transfer.
     pub transfer: &'t dyn CacheTransfer,
-    /// `None` if it differs in no block.
-    pub differs_from: Option<BlockId>,
+    /// Of all others it makes the same as the base.
+    pub differs_in: BlockSet,
 }
 
 /// What decode is without, and what it receives.
@@ -49,6 +49,8 @@ pub struct TransferCandidate<'t> {
 struct DecodeChoice<'t> {
     decode: &'t BlockSet,
     transfer: &'t dyn CacheTransfer,
+    /// Blocks that it receives otherwise than with the base; `None` where nothing is known of that.
+    own: Option<&'t BlockSet>,
 }
 
 /// Prefill's side of some windows for one P: what candidates that differ in decode only share.
@@ -78,6 +80,7 @@ pub struct CalibrationLoss<'a> {
     pub(super) rows: Rows,
     pub(super) boundary: Boundary,
     pub(super) measure: Measure,
+    pairs: Option<PerStage<DistilledPairs<'a>>>,
     /// All for the same P, no window in two of them.
     prompt_runs: Mutex<Vec<Arc<PromptRun>>>,
 }
@@ -121,8 +124,28 @@ impl<'a> CalibrationLoss<'a> {
             rows,
             boundary,
             measure: Measure::Loss,
+            pairs: None,
             prompt_runs: Mutex::new(Vec::new()),
         }
+    }
+
+    /// The same where a kept block stands for a pair, if the block after it is removed: it then runs with
+    /// the weights that it has in `pairs`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StageModels`] for models of other sizes.
+    pub fn with_pairs(self, pairs: PerStage<DistilledPairs<'a>>) -> Result<Self> {
+        for pairs in [&pairs.prefill, &pairs.decode] {
+            stage_dims(PerStage {
+                prefill: self.model(),
+                decode: pairs.model(),
+            })?;
+        }
+        Ok(Self {
+            pairs: Some(pairs),
+            ..self
+        })
     }
 
     /// The windows.
@@ -142,7 +165,7 @@ impl<'a> CalibrationLoss<'a> {
     ) -> Result<f64> {
         let whole = TransferCandidate {
             transfer,
-            differs_from: None,
+            differs_in: BlockSet::empty(self.depth()),
         };
         let costs = self.transfer_costs(removed, transfer, &[whole], &mut |_, _| {
             ControlFlow::Continue(())
@@ -151,7 +174,8 @@ impl<'a> CalibrationLoss<'a> {
     }
 
     /// J with `removed` and what each candidate lets through. Blocks before the first in which a
-    /// candidate differs from `base` are run once for all.
+    /// candidate differs from `base` are run once for all, and what `base` makes of a block's keys and
+    /// values is made once for all that do not differ there.
     ///
     /// # Errors
     ///
@@ -183,20 +207,23 @@ impl<'a> CalibrationLoss<'a> {
     ) -> Result<Vec<Vec<f64>>> {
         self.check_length()?;
         let depth = self.depth();
-        let choice = |transfer| DecodeChoice {
+        let none = BlockSet::empty(depth);
+        let choice = |transfer, own| DecodeChoice {
             decode: &removed.decode,
             transfer,
+            own: Some(own),
         };
         let choices: Vec<_> = candidates
             .iter()
-            .map(|candidate| choice(candidate.transfer))
+            .map(|candidate| choice(candidate.transfer, &candidate.differs_in))
             .collect();
-        let forks = candidates
-            .iter()
-            .map(|candidate| candidate.differs_from.map_or(depth, BlockId::index));
+        let forks = candidates.iter().map(|candidate| {
+            let first = candidate.differs_in.iter().next();
+            first.map_or(depth, BlockId::index)
+        });
         self.decode_costs(
             &removed.prefill,
-            &choice(base),
+            &choice(base, &none),
             &choices,
             forks.collect(),
             &self.all_units(),
@@ -215,7 +242,10 @@ impl<'a> CalibrationLoss<'a> {
 
     pub(super) fn passage(&self) -> Passage<'_> {
         let split = Split::new(self.calibration, self.rows, self.boundary);
-        Passage::new(self.models, split)
+        Passage {
+            pairs: self.pairs.clone(),
+            ..Passage::new(self.models, split)
+        }
     }
 
     /// The continuations' embeddings, group by group.
@@ -292,12 +322,8 @@ impl<'a> CalibrationLoss<'a> {
         let depth = self.depth();
         let mut caches = vec![KvCache::empty(depth); streams.len()];
         for id in (0..depth).map(BlockId::new) {
-            let keeps = PerStage {
-                prefill: !prefill.contains(id),
-                decode: true,
-            };
             for (stream, cache) in streams.iter_mut().zip(&mut caches) {
-                if let Some(block) = passage.step_prompt(id, keeps, &mut stream.prompt) {
+                if let Some(block) = passage.step_prompt(id, prefill, &mut stream.prompt) {
                     cache.put_block(id, block);
                 }
             }
@@ -324,19 +350,21 @@ impl<'a> CalibrationLoss<'a> {
         let observes = transfers.map(CacheTransfer::observes).max().unwrap_or(0);
         let run = self.prompt_run(prefill, units, observes)?;
         let run = &*run;
+        let received = Received::default();
         let step = |id: BlockId, choice: &DecodeChoice<'_>, streams: &mut Vec<Stream>| {
             if choice.decode.contains(id) {
                 return Ok(());
             }
-            for (stream, group) in streams.iter_mut().zip(&run.groups) {
+            for (n, (stream, group)) in streams.iter_mut().zip(&run.groups).enumerate() {
                 let Some(hidden) = stream.continuation.take() else {
                     continue;
                 };
                 let cache = match group.cache.block(id) {
-                    Some(cache) => choice.transfer.transfer(id, cache.clone())?.cache,
+                    Some(cache) => received.block((n, id), cache, choice)?,
                     None => BlockCache::with_capacity(0),
                 };
-                stream.continuation = Some(passage.step_continuation(id, hidden, cache));
+                let hidden = passage.step_continuation(id, choice.decode, hidden, cache);
+                stream.continuation = Some(hidden);
             }
             Ok(())
         };
@@ -389,7 +417,7 @@ impl<'a> CalibrationLoss<'a> {
         let base = common(candidates);
         let forks = candidates
             .iter()
-            .map(|candidate| first_difference(&base, candidate))
+            .map(|candidate| self.first_difference(&base, candidate))
             .collect();
         let sweep = Sweep {
             depth: self.depth(),
@@ -401,6 +429,20 @@ impl<'a> CalibrationLoss<'a> {
             leave: &leave,
         };
         sweep.run(forks, passage.enter(&self.windows(units))?, report)
+    }
+
+    /// The first block that runs otherwise with `candidate` than with `base`, which removes less; the
+    /// depth if there is none.
+    fn first_difference(&self, base: &PerStage<BlockSet>, candidate: &PerStage<BlockSet>) -> usize {
+        let of = |stage| {
+            let first = first_removed(base.of(stage), candidate.of(stage));
+            let pairs = self.pairs.as_ref().map(|pairs| pairs.of(stage));
+            match (first.checked_sub(1), pairs) {
+                (Some(before), Some(pairs)) if pairs.has(BlockId::new(before)) => before,
+                _ => first,
+            }
+        };
+        of(Stage::Prefill).min(of(Stage::Decode))
     }
 
     /// The costs of the windows `units`, whose streams come in groups of these sizes.
@@ -473,11 +515,12 @@ impl Objective for CalibrationLoss<'_> {
         let base = common(candidates);
         let forks = candidates
             .iter()
-            .map(|candidate| first_difference(&base, candidate))
+            .map(|candidate| self.first_difference(&base, candidate))
             .collect();
         let choice = |removed| DecodeChoice {
             decode: removed,
             transfer: &SendAll,
+            own: None,
         };
         let choices: Vec<_> = candidates
             .iter()
@@ -494,129 +537,6 @@ impl Objective for CalibrationLoss<'_> {
     }
 }
 
-/// Passes costs on to the caller, from whichever thread has one.
-struct Report<'f, 'c> {
-    on_costs: Mutex<&'f mut OnUnitCosts<'c>>,
-}
-
-impl<'f, 'c> Report<'f, 'c> {
-    fn new(on_costs: &'f mut OnUnitCosts<'c>) -> Self {
-        Self {
-            on_costs: Mutex::new(on_costs),
-        }
-    }
-
-    fn send(&self, candidate: usize, costs: &[f64]) -> Result<()> {
-        let mut on_costs = self.on_costs.lock().unwrap_or_else(PoisonError::into_inner);
-        match on_costs(candidate, costs) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Error::Stopped),
-        }
-    }
-}
-
-/// Moves the blocks that all candidates share through the stack once; at the first block in which a
-/// candidate differs from `base`, its own suffix starts from there. Suffixes run in parallel, or, where
-/// going to another block costs reading it, all together block by block.
-struct Sweep<'s, C, S, L> {
-    by_block: bool,
-    /// On the CPU; an accelerator has one queue for each thread, and gains nothing from several.
-    in_parallel: bool,
-    depth: usize,
-    base: &'s C,
-    candidates: &'s [C],
-    step: &'s S,
-    leave: &'s L,
-}
-
-impl<C, S, L> Sweep<'_, C, S, L>
-where
-    C: Sync,
-    S: Fn(BlockId, &C, &mut Vec<Stream>) -> Result<()> + Sync,
-    L: Fn(Vec<Stream>) -> Vec<f64> + Sync,
-{
-    /// `forks[n]` is the first block in which candidate n differs.
-    fn run(
-        &self,
-        forks: Vec<usize>,
-        mut streams: Vec<Stream>,
-        report: &Report<'_, '_>,
-    ) -> Result<Vec<Vec<f64>>> {
-        let mut forks: Vec<(usize, usize)> = forks.into_iter().zip(0..).collect();
-        forks.sort_unstable();
-        if self.by_block {
-            return self.run_by_block(forks, streams, report);
-        }
-        let mut starts = Vec::with_capacity(forks.len());
-        let mut at = 0;
-        for (block, candidate) in forks {
-            for id in (at..block).map(BlockId::new) {
-                (self.step)(id, self.base, &mut streams)?;
-            }
-            at = block;
-            starts.push((block, candidate, streams.clone()));
-        }
-        drop(streams);
-        let run = |(block, candidate, mut streams): (usize, usize, Vec<Stream>)| {
-            for id in (block..self.depth).map(BlockId::new) {
-                (self.step)(id, &self.candidates[candidate], &mut streams)?;
-            }
-            let costs = (self.leave)(streams);
-            report.send(candidate, &costs)?;
-            Ok((candidate, costs))
-        };
-        if !self.in_parallel {
-            return Ok(in_order(
-                starts.into_iter().map(run).collect::<Result<_>>()?,
-            ));
-        }
-        // One candidate a task: rayon would otherwise hand out runs of neighbours, the longest
-        // suffixes first.
-        let costs = starts.into_par_iter().with_max_len(1).map(run);
-        Ok(in_order(costs.collect::<Result<_>>()?))
-    }
-
-    /// Each block is run by everything that needs it before the next one is. Costs are known at the end
-    /// only.
-    fn run_by_block(
-        &self,
-        forks: Vec<(usize, usize)>,
-        mut streams: Vec<Stream>,
-        report: &Report<'_, '_>,
-    ) -> Result<Vec<Vec<f64>>> {
-        let mut waiting = forks.into_iter().peekable();
-        let mut started: Vec<(usize, Vec<Stream>)> = Vec::new();
-        for block in 0..=self.depth {
-            while let Some((_, candidate)) = waiting.next_if(|&(fork, _)| fork == block) {
-                started.push((candidate, streams.clone()));
-            }
-            if block == self.depth {
-                break;
-            }
-            let id = BlockId::new(block);
-            for (candidate, streams) in &mut started {
-                (self.step)(id, &self.candidates[*candidate], streams)?;
-            }
-            if waiting.peek().is_some() {
-                (self.step)(id, self.base, &mut streams)?;
-            }
-        }
-        let leave = |(candidate, streams)| {
-            let costs = (self.leave)(streams);
-            report.send(candidate, &costs)?;
-            Ok((candidate, costs))
-        };
-        Ok(in_order(
-            started.into_iter().map(leave).collect::<Result<_>>()?,
-        ))
-    }
-}
-
-fn in_order(mut costs: Vec<(usize, Vec<f64>)>) -> Vec<Vec<f64>> {
-    costs.sort_unstable_by_key(|&(candidate, _)| candidate);
-    costs.into_iter().map(|(_, costs)| costs).collect()
-}
-
 /// What is removed in every candidate.
 fn common(candidates: &[PerStage<BlockSet>]) -> PerStage<BlockSet> {
     let both = |base: PerStage<BlockSet>, candidate: &PerStage<BlockSet>| PerStage {
@@ -627,13 +547,39 @@ fn common(candidates: &[PerStage<BlockSet>]) -> PerStage<BlockSet> {
 }
 
 /// The first block that `candidate` removes and `base` does not; the depth if there is none.
-fn first_difference(base: &PerStage<BlockSet>, candidate: &PerStage<BlockSet>) -> usize {
-    let prefill = candidate.prefill.difference(&base.prefill);
-    let differs = prefill.union(&candidate.decode.difference(&base.decode));
-    differs
-        .iter()
-        .next()
-        .map_or(base.decode.depth(), BlockId::index)
+fn first_removed(base: &BlockSet, candidate: &BlockSet) -> usize {
+    let differs = candidate.difference(base);
+    differs.iter().next().map_or(base.depth(), BlockId::index)
+}
+
+/// What the base's transfer made of keys and values, by group of windows and block.
+#[derive(Default)]
+struct Received {
+    known: Mutex<BTreeMap<(usize, BlockId), BlockCache>>,
+}
+
+impl Received {
+    /// What decode receives of `cache`.
+    fn block(
+        &self,
+        place: (usize, BlockId),
+        cache: &BlockCache,
+        choice: &DecodeChoice<'_>,
+    ) -> Result<BlockCache> {
+        let id = place.1;
+        let make = || Ok(choice.transfer.transfer(id, cache.clone())?.cache);
+        if choice.own.is_none_or(|own| own.contains(id)) {
+            return make();
+        }
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(received) = known().get(&place) {
+            return Ok(received.clone());
+        }
+        // Not under the lock: a transfer may run on the threads that wait for it.
+        let received = make()?;
+        known().insert(place, received.clone());
+        Ok(received)
+    }
 }
 
 /// Windows in a group whose prompt was run before.

@@ -8,8 +8,10 @@ mod coupled;
 mod divergence;
 mod loss;
 mod mlp_pass;
+mod pairs;
 mod profile;
 mod stream;
+mod sweep;
 mod taylor;
 mod width_pass;
 
@@ -22,6 +24,7 @@ use crate::stage::PerStage;
 pub use coupled::coupled_importance;
 pub use loss::{CalibrationLoss, Rows, TransferCandidate};
 pub use mlp_pass::{MapMlp, MlpPass, StatesAfter};
+pub use pairs::DistilledPairs;
 pub use profile::{AttentionProfile, PairRedundancy, Redundancy};
 pub use taylor::{TaylorImportance, TaylorPass};
 pub use width_pass::{

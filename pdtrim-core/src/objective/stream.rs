@@ -6,14 +6,14 @@
 
 use burn::tensor::Tensor;
 
-use super::Calibration;
 use super::loss::Rows;
+use super::{Calibration, DistilledPairs};
 use crate::block::{BlockId, BlockSet};
 use crate::cache::{BlockCache, TokenPosition};
 use crate::error::Result;
 use crate::kernels::select_rows;
 use crate::model::{BlockModel, hand_groups, token_tensor};
-use crate::stage::{Boundary, PerStage};
+use crate::stage::{Boundary, PerStage, Stage};
 
 /// Tokens that run through a block as one batch; more would only cost memory.
 const GROUP_TOKENS: usize = 4096;
@@ -95,6 +95,8 @@ pub(super) struct Passage<'a> {
     pub(super) split: Split,
     /// Last prompt positions whose queries stay with the prompt's cache.
     pub(super) observes: usize,
+    /// Blocks that stand for pairs.
+    pub(super) pairs: Option<PerStage<DistilledPairs<'a>>>,
 }
 
 impl<'a> Passage<'a> {
@@ -103,7 +105,15 @@ impl<'a> Passage<'a> {
             models,
             split,
             observes: 0,
+            pairs: None,
         }
+    }
+
+    /// What `stage` runs as block `id` without the blocks in `removed`.
+    fn model(&self, stage: Stage, id: BlockId, removed: &BlockSet) -> &'a dyn BlockModel {
+        let pairs = self.pairs.as_ref().map(|pairs| pairs.of(stage));
+        let pairs = pairs.filter(|pairs| pairs.stands(id, removed));
+        pairs.map_or(*self.models.of(stage), DistilledPairs::model)
     }
 
     /// Embeds the windows, in groups.
@@ -132,50 +142,52 @@ impl<'a> Passage<'a> {
     /// Runs block `id` in the stages that keep it. A block that only prefill removes still gives its
     /// keys and values (`kv_fill = "project"`).
     pub(super) fn step(&self, id: BlockId, removed: &PerStage<BlockSet>, stream: &mut Stream) {
-        let keeps = PerStage {
-            prefill: !removed.prefill.contains(id),
-            decode: !removed.decode.contains(id),
-        };
-        if !keeps.prefill && !keeps.decode {
+        let decode_keeps = !removed.decode.contains(id);
+        if removed.prefill.contains(id) && !decode_keeps {
             return;
         }
-        let cache = self.step_prompt(id, keeps, &mut stream.prompt);
-        let Some(continuation) = stream.continuation.take_if(|_| keeps.decode) else {
+        let cache = self.step_prompt(id, &removed.prefill, &mut stream.prompt);
+        let Some(continuation) = stream.continuation.take_if(|_| decode_keeps) else {
             return;
         };
         let cache = cache.unwrap_or_else(|| BlockCache::with_capacity(0));
-        stream.continuation = Some(self.step_continuation(id, continuation, cache));
+        let continuation = self.step_continuation(id, &removed.decode, continuation, cache);
+        stream.continuation = Some(continuation);
     }
 
-    /// Runs (or only projects) the prompt through block `id`; returns the keys and values of the head groups
-    /// that decode has there.
+    /// Runs the prompt through block `id`, or, if prefill is without it, only projects it; returns the keys
+    /// and values of the head groups that decode has there.
     pub(super) fn step_prompt(
         &self,
         id: BlockId,
-        keeps: PerStage<bool>,
+        removed: &BlockSet,
         prompt: &mut Option<Tensor<3>>,
     ) -> Option<BlockCache> {
         let hidden = prompt.take()?;
-        let (model, start) = (self.models.prefill, TokenPosition(0));
+        let model = self.model(Stage::Prefill, id, removed);
+        let start = TokenPosition(0);
         let mut cache = BlockCache::with_capacity(0).observing(self.observes);
-        if keeps.prefill {
-            *prompt = Some(model.run_block(id, hidden, start, &mut cache));
-        } else {
+        if removed.contains(id) {
             model.project_kv(id, hidden.clone(), start, &mut cache);
             *prompt = Some(hidden);
+        } else {
+            *prompt = Some(model.run_block(id, hidden, start, &mut cache));
         }
         hand_groups(self.models, id, &mut cache);
         Some(cache)
     }
 
+    /// Runs the continuation through block `id`, which decode keeps without those in `removed`.
     pub(super) fn step_continuation(
         &self,
         id: BlockId,
+        removed: &BlockSet,
         hidden: Tensor<3>,
         mut cache: BlockCache,
     ) -> Tensor<3> {
+        let model = self.model(Stage::Decode, id, removed);
         let start = TokenPosition(self.split.read);
-        self.models.decode.run_block(id, hidden, start, &mut cache)
+        model.run_block(id, hidden, start, &mut cache)
     }
 
     /// Mean negative log-likelihood of each window's targets, in nats.

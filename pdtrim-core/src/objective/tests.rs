@@ -3,7 +3,7 @@ use burn::tensor::DType;
 use super::*;
 use crate::block::BlockId;
 use crate::cache::{BlockCache, TokenPosition};
-use crate::model::{BlockModel, token_tensor};
+use crate::model::{BlockModel, BlockModules, Llama, block_weights, token_tensor, with_weights};
 use crate::stage::Boundary;
 use crate::testing::TinyModel;
 
@@ -81,4 +81,105 @@ fn redundancies_are_the_mean_cosines_of_what_enters_and_what_leaves() {
             }
         }
     }
+}
+
+/// A model with other weights in all its blocks, but for those that make keys and values.
+fn retrained(model: &Llama) -> Llama {
+    let other = TinyModel {
+        seed: 11,
+        ..TinyModel::default()
+    };
+    let other = other.build();
+    let block = |id: usize| {
+        let id = BlockId::new(id);
+        let mut weights = block_weights(&other.block_module(id));
+        weights.retain(|path, _| !Llama::makes_kv(path));
+        (id, with_weights(model.block_module(id), &weights))
+    };
+    model.with_block_modules(&(0..5).map(block).collect())
+}
+
+fn sets(prefill: &[usize], decode: &[usize]) -> PerStage<BlockSet> {
+    let set = |blocks: &[usize]| BlockSet::from_indices(5, blocks.iter().copied()).unwrap();
+    PerStage {
+        prefill: set(prefill),
+        decode: set(decode),
+    }
+}
+
+#[test]
+fn a_block_stands_for_a_pair_where_it_is_kept_and_the_next_one_is_removed() {
+    let dense = TinyModel::default().build();
+    let distilled = retrained(&dense);
+    let window = |n: u32| (0..TOKENS as u32).map(|m| (m * m + 5 * n) % 96).collect();
+    let calibration = Calibration::new((0..3).map(window).collect(), 12).unwrap();
+    let rows = Rows::Continuation;
+    // What each stage should run as blocks 1 and 3, the first ones of the pairs in prefill and decode.
+    let expected = |removed: &PerStage<BlockSet>, standing: [&[usize]; 2]| {
+        let model = |standing: &[usize]| {
+            let ids = standing.iter().map(|&id| BlockId::new(id));
+            let blocks = ids.map(|id| (id, distilled.block_module(id)));
+            dense.with_block_modules(&blocks.collect())
+        };
+        let (prefill, decode) = (model(standing[0]), model(standing[1]));
+        let models = PerStage {
+            prefill: &prefill as &dyn BlockModel,
+            decode: &decode,
+        };
+        let loss =
+            CalibrationLoss::per_stage(models, &calibration, rows, Boundary::Decode).unwrap();
+        let one = std::slice::from_ref(removed);
+        loss.costs(one, &mut |_, _| ControlFlow::Continue(()))
+            .unwrap()[0]
+    };
+    let cases: [(PerStage<BlockSet>, [&[usize]; 2]); 7] = [
+        (sets(&[], &[]), [&[], &[]]),
+        (sets(&[2], &[]), [&[1], &[]]),
+        (sets(&[2], &[2]), [&[1], &[]]),
+        (sets(&[1, 2], &[4]), [&[], &[3]]),
+        (sets(&[], &[4]), [&[], &[3]]),
+        (sets(&[], &[3, 4]), [&[], &[]]),
+        (sets(&[2, 4], &[2, 4]), [&[1], &[3]]),
+    ];
+    let pairs = |firsts: &[usize]| {
+        let firsts = BlockSet::from_indices(5, firsts.iter().copied()).unwrap();
+        DistilledPairs::new(&distilled, firsts).unwrap()
+    };
+    let of_both = PerStage {
+        prefill: pairs(&[1]),
+        decode: pairs(&[3]),
+    };
+    let loss = CalibrationLoss::new(&dense, &calibration, rows, Boundary::Decode);
+    let loss = loss.with_pairs(of_both).unwrap();
+    let expected: Vec<f64> = cases
+        .iter()
+        .map(|(removed, standing)| expected(removed, *standing))
+        .collect();
+    assert!((expected[2] - expected[0]).abs() > 1e-3, "{expected:?}");
+    // All at once, those with the same P, and each by itself: what is shared differs, the costs do not.
+    let removed: Vec<_> = cases.iter().map(|(removed, _)| removed.clone()).collect();
+    for group in [&removed[..], &removed[1..3], &removed[4..6]]
+        .into_iter()
+        .chain(removed.chunks(1))
+    {
+        let found = loss.costs(group, &mut |_, _| ControlFlow::Continue(()));
+        for (removed, found) in group.iter().zip(found.unwrap()) {
+            let n = cases.iter().position(|(sets, _)| sets == removed).unwrap();
+            assert!(
+                (found - expected[n]).abs() < 2e-6,
+                "{removed:?}: {found}, {}",
+                expected[n]
+            );
+        }
+    }
+}
+
+#[test]
+fn pairs_of_another_model_are_refused() {
+    let model = TinyModel::default().build();
+    let firsts = BlockSet::from_indices(6, [1]).unwrap();
+    assert!(matches!(
+        DistilledPairs::new(&model, firsts),
+        Err(crate::Error::Depth { found: 6, .. })
+    ));
 }

@@ -23,6 +23,7 @@ fn file(prefill: &[usize], decode: &[usize]) -> PlanFile {
         calibration: None,
         repair_file: None,
         repair_calibration: None,
+        pairs: None,
         width: None,
         kv: vec![KvGroup {
             blocks: vec![0, 3],
@@ -203,4 +204,41 @@ fn a_written_file_has_the_permissions_of_an_ordinary_one() {
     fs::write(folder.path().join("ordinary"), "").unwrap();
     write_atomically(&folder.path().join("ours"), b"").unwrap();
     assert_eq!(mode("ours"), mode("ordinary"));
+}
+
+#[test]
+fn pairs_are_kept_blocks_before_removed_ones_of_a_repaired_plan() {
+    let with = |repair, prefill: &[usize], decode: &[usize]| {
+        let repair_file = (repair != Repair::None).then(|| RepairFile {
+            name: "repair.safetensors".to_owned(),
+            sha256: "sha256:00".to_owned(),
+        });
+        Plan::new(PlanFile {
+            repair,
+            repair_file,
+            pairs: Some(PerStage {
+                prefill: prefill.to_vec(),
+                decode: decode.to_vec(),
+            }),
+            ..file(&[1], &[1, 2])
+        })
+    };
+    let plan = with(Repair::Distill, &[0], &[0]).unwrap();
+    assert!(plan.to_toml().contains("[pairs]"));
+    assert!(with(Repair::Linear, &[], &[]).is_ok());
+    for (prefill, decode, named) in [
+        (&[1][..], &[][..], "block 1 in prefill"),
+        (&[], &[1], "block 1 in decode"),
+        (&[], &[2], "block 2 in decode"),
+        (&[3], &[], "block 3 in prefill"),
+        (&[], &[usize::MAX], "in decode"),
+    ] {
+        let error = with(Repair::Distill, prefill, decode).unwrap_err();
+        assert!(error.to_string().contains(named), "{error}");
+    }
+    let error = with(Repair::None, &[0], &[]).unwrap_err().to_string();
+    assert!(
+        error.contains("[pairs]") && error.contains("none"),
+        "{error}"
+    );
 }

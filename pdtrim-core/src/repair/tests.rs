@@ -29,6 +29,7 @@ fn plan(file: Option<RepairFile>) -> Plan {
         calibration: None,
         repair_file: file,
         repair_calibration: None,
+        pairs: None,
         width: None,
         kv: Vec::new(),
         scores: Vec::new(),

@@ -52,6 +52,7 @@ fn plan_file(width: Option<PlanWidth>) -> PlanFile {
         calibration: None,
         repair_file: None,
         repair_calibration: None,
+        pairs: None,
         width,
         kv: Vec::new(),
         scores: Vec::new(),

@@ -55,13 +55,50 @@ impl LinearRepair {
         removed: &PerStage<BlockSet>,
         boundary: Boundary,
     ) -> Result<LinearFit> {
-        if !(self.ridge >= 0.0 && self.ridge.is_finite()) {
-            return Err(Error::Ridge { found: self.ridge });
-        }
         let stages = PerStage {
             prefill: Repairs::of(&removed.prefill),
             decode: Repairs::of(&removed.decode),
         };
+        let weights = self.fit_to((model, calibration, boundary), &stages, removed, true)?;
+        Ok(LinearFit {
+            weights,
+            unrepaired: PerStage {
+                prefill: stages.prefill.at_front,
+                decode: stages.decode.at_front,
+            },
+        })
+    }
+
+    /// The output layers with which the block `first` of each pair stands for itself and the block after
+    /// it, each pair by itself in a model that is otherwise dense.
+    ///
+    /// # Errors
+    ///
+    /// As [`fit`](Self::fit).
+    pub fn fit_pairs<M: MlpOutput>(
+        &self,
+        model: &M,
+        calibration: &Calibration,
+        firsts: &PerStage<BlockSet>,
+        boundary: Boundary,
+    ) -> Result<RepairWeights> {
+        let stages = Repairs::of_pairs(firsts);
+        let dense = PerStage::dense(model.dims().n_blocks);
+        self.fit_to((model, calibration, boundary), &stages, &dense, false)
+    }
+
+    /// Fits on the states of a model without `removed`; `goes_on` says whether later blocks see what
+    /// earlier ones were fitted to.
+    fn fit_to<M: MlpOutput>(
+        self,
+        (model, calibration, boundary): (&M, &Calibration, Boundary),
+        stages: &PerStage<Repairs>,
+        removed: &PerStage<BlockSet>,
+        goes_on: bool,
+    ) -> Result<RepairWeights> {
+        if !(self.ridge >= 0.0 && self.ridge.is_finite()) {
+            return Err(Error::Ridge { found: self.ridge });
+        }
         let depth = model.dims().n_blocks;
         let set = |ids: &dyn Fn(&Repairs) -> Vec<usize>| -> Result<PerStage<BlockSet>> {
             Ok(PerStage {
@@ -79,15 +116,9 @@ impl LinearRepair {
             let map = self.map(steps, &targets.of(stage)[&end])?;
             let down_proj = Tensor::<2>::cast(model.down_proj(id), DType::F32);
             weights.insert(stage, id, map.clone().matmul(down_proj));
-            Ok::<_, Error>(Some(map))
+            Ok::<_, Error>(goes_on.then_some(map))
         })?;
-        Ok(LinearFit {
-            weights,
-            unrepaired: PerStage {
-                prefill: stages.prefill.at_front,
-                decode: stages.decode.at_front,
-            },
-        })
+        Ok(weights)
     }
 
     /// T, `[hidden, hidden]`.
@@ -116,9 +147,9 @@ impl LinearRepair {
     }
 }
 
-/// The runs of a stage.
+/// What a stage has repaired.
 pub(super) struct Repairs {
-    /// The block before a run, and the run's last block.
+    /// The block before a run, and the run's last block; or the two blocks of a pair.
     pub(super) fitted: Vec<(BlockId, BlockId)>,
     pub(super) at_front: Vec<Run>,
 }
@@ -132,6 +163,22 @@ impl Repairs {
         Self {
             fitted: fitted.iter().filter_map(ends).collect(),
             at_front,
+        }
+    }
+
+    pub(super) fn of_pairs(firsts: &PerStage<BlockSet>) -> PerStage<Self> {
+        let of = |firsts: &BlockSet| {
+            let pairs = firsts.iter().map(|id| (id, BlockId::new(id.index() + 1)));
+            Self {
+                fitted: pairs
+                    .filter(|(_, next)| next.index() < firsts.depth())
+                    .collect(),
+                at_front: Vec::new(),
+            }
+        };
+        PerStage {
+            prefill: of(&firsts.prefill),
+            decode: of(&firsts.decode),
         }
     }
 

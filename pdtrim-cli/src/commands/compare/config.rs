@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::args::{
     CompareArgs, MethodArg, RepairArg, StrategyArg, TargetArg, TrimConfig, WidthArg,
 };
+use crate::repair::RepairSettings;
 use crate::session::Session;
 
 /// Everything that every run depends on, and the lists whose combinations are run.
@@ -33,6 +34,10 @@ pub(super) struct Configuration {
     pub(super) race_error: f64,
     pub(super) anneal_steps: usize,
     pub(super) validation_windows: usize,
+    /// What stands for a pair in the searches of `pdtrim` whose result is repaired.
+    pub(super) pairs: RepairArg,
+    /// Joint redundancy from which two blocks are a pair.
+    pub(super) distill_threshold: f64,
     /// Whether `flap` goes without its biases.
     pub(super) no_compensation: bool,
     pub(super) seeds: Vec<u64>,
@@ -83,6 +88,8 @@ impl Configuration {
                 .anneal_steps
                 .unwrap_or(TrimConfig::default().anneal_steps),
             validation_windows: args.validation_windows,
+            pairs: args.pairs,
+            distill_threshold: args.distill_threshold,
             no_compensation: args.no_compensation,
             seeds: each_once(&args.seeds),
             calibration: calibration.to_owned(),
@@ -114,7 +121,14 @@ impl Configuration {
     pub(super) fn settings(&self, job: Job) -> serde_json::Value {
         match job.row.strategy.strategy() {
             Some(StrategyArg::Pdtrim) => {
-                serde_json::json!([self.race_error, self.anneal_steps, self.validation_windows])
+                let (race, steps) = (self.race_error, self.anneal_steps);
+                let more = self.validation_windows;
+                if self.has_pairs(job) {
+                    let pairs = (self.pairs, self.distill_threshold);
+                    serde_json::json!([race, steps, more, pairs])
+                } else {
+                    serde_json::json!([race, steps, more])
+                }
             }
             Some(StrategyArg::Sleb) => serde_json::json!([self.race_error]),
             None if self.no_compensation
@@ -124,6 +138,13 @@ impl Configuration {
             }
             _ => serde_json::json!([]),
         }
+    }
+
+    /// Whether the search of a job is one with pairs.
+    pub(super) fn has_pairs(&self, job: Job) -> bool {
+        let is_pdtrim = job.row.strategy.strategy() == Some(StrategyArg::Pdtrim);
+        let is_kept = RepairSettings::check_pairs(self.pairs, job.row.repair).is_ok();
+        is_pdtrim && !self.pairs.is_none() && is_kept
     }
 
     /// Every row of the table, in its order.

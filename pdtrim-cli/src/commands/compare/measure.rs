@@ -134,7 +134,10 @@ impl<'a> Comparison<'a> {
     fn trim(&self, job: Job, set: &CalibrationSet) -> Result<Trimmed> {
         match job.row.strategy {
             MethodArg::Blocks(strategy) => {
-                let (removed, search) = self.search((job.unrepaired(), strategy), set)?;
+                let pairs = self.pairs(job, set)?;
+                // The same blocks for each repair, but for those of a search with pairs.
+                let searched = pairs.as_ref().map_or_else(|| job.unrepaired(), |_| job);
+                let (removed, search) = self.search((searched, strategy), set, pairs.as_ref())?;
                 let (repaired, repair) = self.repair(job, set, &removed)?;
                 Ok(Trimmed {
                     removed,

@@ -4,15 +4,19 @@ use anyhow::Result;
 use pdtrim_core::hash::sha256;
 use pdtrim_core::objective::CalibrationLoss;
 use pdtrim_core::plan::PlanCalibration;
-use pdtrim_core::{BlockSet, PerStage};
+use pdtrim_core::{BlockSet, PerStage, Stage};
 use pdtrim_search::calibration::{CalibrationSet, Corpus, WindowDraw};
 use pdtrim_search::repair::halved;
+use pdtrim_search::{CandidateSets, DistillThreshold, Problem, Target};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::config::Job;
 use super::measure::Comparison;
-use crate::repair::{RepairJob, RepairSettings, default_batch, default_tokens, draw_free};
+use crate::args::RepairArg;
+use crate::repair::{
+    Pairs, PairsJob, RepairJob, RepairSettings, default_batch, default_tokens, draw_free,
+};
 use crate::session::Repaired;
 
 /// What a repair took.
@@ -24,6 +28,49 @@ pub(super) struct RepairCost {
 }
 
 impl Comparison<'_> {
+    /// The pairs with which a job is searched; `None` if it has none, or no two blocks are redundant enough.
+    pub(super) fn pairs(&self, job: Job, set: &CalibrationSet) -> Result<Option<Pairs>> {
+        if !self.configuration.has_pairs(job) {
+            return Ok(None);
+        }
+        RepairSettings::check_dtype(job.row.repair, self.session.dtype)?;
+        let loss = self.loss_of(job.seed)?;
+        let windows = self.repair_windows(job)?;
+        let Some(settings) = settings(self.configuration.pairs, job.seed, &windows) else {
+            return Ok(None);
+        };
+        let name = format!("pairs-{}-seed{}", job.row.repair, job.seed);
+        let fingerprint = self.fingerprint(set, &json!(["pairs", windows.about]))?;
+        let pairs = PairsJob {
+            session: self.session,
+            firsts: self.firsts(loss)?,
+            boundary: self.configuration.boundary,
+            windows: &windows.calibration,
+            settings,
+            folder: self.folder,
+            name: &name,
+            fingerprint: &fingerprint,
+        };
+        pairs.fit(self.progress)
+    }
+
+    fn firsts(&self, loss: &CalibrationLoss<'_>) -> Result<PerStage<BlockSet>> {
+        let threshold = DistillThreshold::new(self.configuration.distill_threshold)?;
+        let (redundancy, pairs) = (loss.redundancy()?.0, loss.pair_redundancy()?.0);
+        let of = |stage: Stage| -> Result<BlockSet> {
+            let redundancy = redundancy.of(stage);
+            let protect_ends = self.configuration.protect_ends;
+            let problem = Problem::new(Target::Unified, redundancy, 0, protect_ends)?;
+            let sets = CandidateSets::new(&problem, pairs.of(stage), threshold)?;
+            let firsts = sets.distillation().iter().map(|id| id.index());
+            Ok(BlockSet::from_indices(self.session.depth(), firsts)?)
+        };
+        Ok(PerStage {
+            prefill: of(Stage::Prefill)?,
+            decode: of(Stage::Decode)?,
+        })
+    }
+
     /// The stages' models with the run's repair, if it has one.
     pub(super) fn repair(
         &self,
@@ -36,10 +83,7 @@ impl Comparison<'_> {
             return Ok((Repaired::default(), None));
         }
         let windows = self.repair_windows(job)?;
-        let count = windows.calibration.windows().len();
-        let batch = default_batch(windows.about.window_tokens).min(count).max(1);
-        let settings = RepairSettings::once_through(kind, count, batch, job.seed);
-        let Some(settings) = settings else {
+        let Some(settings) = settings(kind, job.seed, &windows) else {
             return Ok((Repaired::default(), None));
         };
         RepairSettings::check_dtype(kind, self.session.dtype)?;
@@ -92,4 +136,10 @@ impl Comparison<'_> {
         let drawn = draw_free(self.session, corpus, wanted, false, &taken, self.progress)?;
         Ok(halved(drawn)?)
     }
+}
+
+fn settings(kind: RepairArg, seed: u64, windows: &CalibrationSet) -> Option<RepairSettings> {
+    let count = windows.calibration.windows().len();
+    let batch = default_batch(windows.about.window_tokens).min(count).max(1);
+    RepairSettings::once_through(kind, count, batch, seed)
 }

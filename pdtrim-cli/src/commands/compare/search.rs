@@ -15,6 +15,7 @@ use super::config::Job;
 use super::measure::Comparison;
 use super::report::SearchCost;
 use crate::args::{StrategyArg, TargetArg, ValidationLedger};
+use crate::repair::Pairs;
 use crate::taylor;
 
 /// A search's blocks and its cost.
@@ -27,13 +28,15 @@ impl<'a> Comparison<'a> {
         &self,
         (job, kind): (Job, StrategyArg),
         set: &CalibrationSet,
+        pairs: Option<&Pairs>,
     ) -> Result<(PerStage<BlockSet>, SearchCost)> {
         let depth = self.session.depth();
         let name = format!("search-{}", job.file_name());
-        let fingerprint = self.fingerprint(
-            set,
-            &json!(["search", job, self.configuration.settings(job)]),
-        )?;
+        let mut about = json!(["search", job, self.configuration.settings(job)]);
+        if let Some(pairs) = pairs {
+            about = json!([about, pairs.sha256]);
+        }
+        let fingerprint = self.fingerprint(set, &about)?;
         if let Some((removed, cost)) = self.folder.kept::<Kept>(&name, &fingerprint) {
             let set = |indices: Vec<usize>| BlockSet::from_indices(depth, indices);
             let removed = PerStage {
@@ -42,9 +45,24 @@ impl<'a> Comparison<'a> {
             };
             return Ok((removed, cost));
         }
+        let (removed, cost) = match pairs {
+            Some(pairs) => self.search_with((job, kind), set, pairs)?,
+            None => self.search_plain((job, kind), set)?,
+        };
+        let indices = PerStage {
+            prefill: removed.prefill.to_indices(),
+            decode: removed.decode.to_indices(),
+        };
+        self.folder.keep(&name, &fingerprint, &(indices, cost))?;
+        Ok((removed, cost))
+    }
+
+    fn search_plain(
+        &self,
+        (job, kind): (Job, StrategyArg),
+        set: &CalibrationSet,
+    ) -> Result<(PerStage<BlockSet>, SearchCost)> {
         let validation = self.validation_ledger((job.seed, kind), set)?;
-        let strategy = self.configuration.told(job, kind);
-        let strategy = strategy.search_strategy(validation.clone())?;
         let loss = self.loss_of(job.seed)?;
         let mut ledgers = self.ledgers.borrow_mut();
         let ledger = match ledgers.entry(job.seed) {
@@ -53,9 +71,46 @@ impl<'a> Comparison<'a> {
                 entry.insert(self.resume("evaluations", loss, job.seed, set)?)
             }
         };
+        self.charged((job, kind), (set, loss), ledger, validation.as_ref())
+    }
+
+    /// Costs with and without pairs are no costs of the same.
+    fn search_with(
+        &self,
+        (job, kind): (Job, StrategyArg),
+        set: &CalibrationSet,
+        pairs: &Pairs,
+    ) -> Result<(PerStage<BlockSet>, SearchCost)> {
+        let with_pairs = |windows| pairs.loss(self.session, windows, self.configuration.boundary);
+        let loss = with_pairs(&set.calibration)?;
+        let name = |of: &str| format!("{of}-{}", pairs.sha256);
+        let mut ledger = self.resume(&name("evaluations"), &loss, job.seed, set)?;
+        let more = self.validation.get(&job.seed);
+        let more = more
+            .map(|loss| with_pairs(loss.calibration()))
+            .transpose()?;
+        let validation = more.as_ref().map(|loss| {
+            let ledger = self.resume(&name("validation"), loss, job.seed, set)?;
+            Ok::<_, anyhow::Error>(Arc::new(Mutex::new(ledger)))
+        });
+        let validation = validation.transpose()?;
+        self.passes_before.set(pairs.seconds);
+        self.charged((job, kind), (set, &loss), &mut ledger, validation.as_ref())
+    }
+
+    /// The search, and what it would take by itself.
+    fn charged(
+        &self,
+        (job, kind): (Job, StrategyArg),
+        (set, loss): (&CalibrationSet, &CalibrationLoss<'_>),
+        ledger: &mut Ledger<'_>,
+        validation: Option<&ValidationLedger<'_>>,
+    ) -> Result<(PerStage<BlockSet>, SearchCost)> {
+        let strategy = self.configuration.told(job, kind);
+        let strategy = strategy.search_strategy(validation.cloned())?;
         ledger.open_account();
         let (begun, known) = (Instant::now(), ledger.seconds());
-        let known_beside = on_validation(validation.as_ref(), |ledger| {
+        let known_beside = on_validation(validation, |ledger| {
             ledger.open_account();
             ledger.seconds()
         });
@@ -68,10 +123,10 @@ impl<'a> Comparison<'a> {
         let elapsed = begun.elapsed().as_secs_f64();
         let account = ledger.account();
         let measured = ledger.seconds() - known;
-        let (beside, measured_beside) = on_validation(validation.as_ref(), |ledger| {
+        let (beside, measured_beside) = on_validation(validation, |ledger| {
             (ledger.account(), ledger.seconds() - known_beside)
         });
-        // What is neither: the passes that rank the blocks.
+        // What is neither: the passes that rank the blocks, and the training of pairs.
         let rest = (elapsed - measured - measured_beside).max(0.0);
         let rest = rest + self.passes_before.take();
         let cost = SearchCost {
@@ -79,21 +134,16 @@ impl<'a> Comparison<'a> {
             evaluations: account.evaluations + beside.evaluations,
             window_evaluations: account.unit_evaluations + beside.unit_evaluations,
         };
-        let indices = PerStage {
-            prefill: removed.prefill.to_indices(),
-            decode: removed.decode.to_indices(),
-        };
-        self.folder.keep(&name, &fingerprint, &(indices, cost))?;
         Ok((removed, cost))
     }
 
-    fn resume(
+    fn resume<'l>(
         &self,
         name: &str,
-        loss: &'a CalibrationLoss<'a>,
+        loss: &'l CalibrationLoss<'l>,
         seed: u64,
         set: &CalibrationSet,
-    ) -> Result<Ledger<'a>> {
+    ) -> Result<Ledger<'l>> {
         let journal = self.folder.journal(&format!("{name}-seed{seed}"));
         let windows = loss.calibration().windows().len();
         let fingerprint = self.fingerprint(set, &json!([name, windows]))?;

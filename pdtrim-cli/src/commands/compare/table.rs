@@ -143,6 +143,14 @@ pub(super) fn columns_explained(report: &Report) -> String {
         let line = format!(" pdtrim decides on {more} windows beside the calibration windows.");
         text.push_str(&line);
     }
+    if !configuration.pairs.is_none() {
+        let line = format!(
+            " Where pdtrim's rows are repaired, it searches with one block, repaired by {}, in the place of two of \
+             joint redundancy {} or more.",
+            configuration.pairs, configuration.distill_threshold
+        );
+        text.push_str(&line);
+    }
     if Shown::of(report).paper {
         text.push_str(" The paper's averages (arXiv:2509.04467) are quoted, at its own counts.");
     }

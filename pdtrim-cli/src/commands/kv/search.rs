@@ -268,7 +268,7 @@ impl Search<'_> {
         let transfer = sends.transfer();
         let whole = TransferCandidate {
             transfer: &*transfer,
-            differs_from: self.decode_removed().complement().iter().next(),
+            differs_in: self.decode_removed().complement(),
         };
         let heard = &mut |_, _: &[f64]| ControlFlow::Continue(());
         let costs = loss.transfer_window_costs(self.removed(), &SendAll, &[whole], heard)?;
@@ -340,6 +340,7 @@ impl Search<'_> {
             calibration: Some(self.chosen_on.about.clone()),
             repair_file: None,
             repair_calibration: None,
+            pairs: None,
             width: None,
             kv: Vec::new(),
             scores: Vec::new(),

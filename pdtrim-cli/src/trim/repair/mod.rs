@@ -31,6 +31,16 @@ struct Kept {
     found: Figures,
 }
 
+impl Run {
+    /// What everything depends on that is fitted on the repair's windows.
+    pub(super) fn repair_fingerprint(&self) -> Result<String> {
+        // The held-out windows take text away from those of the fit.
+        let about = self.repair.as_ref();
+        let about = about.map(|windows| (&windows.fit.about, &windows.held_out.about));
+        Ok(format!("{} {}", self.fingerprint()?, json!(about)))
+    }
+}
+
 /// Repairs both stages; `None` if there is no run that a kept block is before.
 pub(super) fn run(
     run: &Run,
@@ -38,12 +48,10 @@ pub(super) fn run(
     removed: &PerStage<BlockSet>,
 ) -> Result<Option<(Repair, Repaired)>> {
     let count = windows.fit.calibration.windows().len();
-    let Some(settings) = RepairSettings::of(&run.config, count) else {
+    let Some(settings) = RepairSettings::of(&run.config, run.config.repair, count) else {
         return Ok(None);
     };
-    // The held-out windows take text away from those of the fit.
-    let about = json!([windows.fit.about, windows.held_out.about]);
-    let on = format!("{} {about}", run.fingerprint()?);
+    let on = run.repair_fingerprint()?;
     let fingerprint = format!(
         "{on} P {} D {} {}",
         removed.prefill,

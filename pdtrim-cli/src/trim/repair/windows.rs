@@ -22,6 +22,13 @@ pub(crate) struct Windows {
     pub(super) held_out: CalibrationSet,
 }
 
+impl Windows {
+    /// The windows that blocks are fitted on.
+    pub(crate) fn fit(&self) -> &CalibrationSet {
+        &self.fit
+    }
+}
+
 impl Sources {
     /// Reads and checks the files; `None` without a repair.
     pub(crate) fn read(config: &TrimConfig) -> Result<Option<Self>> {

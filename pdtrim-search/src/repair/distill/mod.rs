@@ -138,9 +138,19 @@ struct Part {
     steps: usize,
 }
 
+/// What the blocks in training are to make up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trained {
+    /// Removed runs: each is trained on what the ones before, already trained, leave; last all together.
+    Runs,
+    /// The second blocks of pairs: each is trained on the dense model's states.
+    Pairs,
+}
+
 /// Everything that stays the same while parts are trained.
 struct Training<'a, M: BlockModules> {
     repair: DistillRepair,
+    trained: Trained,
     model: &'a M,
     removed: &'a PerStage<BlockSet>,
     repairs: PerStage<Repairs>,
@@ -164,37 +174,75 @@ impl DistillRepair {
         resume: Option<DistillResume<'_>>,
         on_step: &mut OnStep<'_>,
     ) -> Result<DistillFit> {
-        self.check(model)?;
         let repairs = PerStage {
             prefill: Repairs::of(&removed.prefill),
             decode: Repairs::of(&removed.decode),
         };
-        let parts = self.parts(&repairs);
         let unrepaired = PerStage {
             prefill: repairs.prefill.at_front.clone(),
             decode: repairs.decode.at_front.clone(),
         };
-        let (checkpoint, known) = Checkpoint::resume(resume, self)?.unzip();
-        let resumed = if let Some(resumed) = known.flatten() {
-            resumed
-        } else {
+        let start = || {
             let linear = LinearRepair::default();
-            let weights = linear.fit(model, calibration, removed, boundary)?.weights;
-            Resumed::at_start(weights)
+            Ok(linear.fit(model, calibration, removed, boundary)?.weights)
         };
-        let mut training = Training {
-            repair: *self,
-            model,
-            removed,
-            batches: Batches::new(calibration, boundary, self),
-            repairs,
-            checkpoint,
-        };
-        let (weights, losses) = training.run(&parts, resumed, on_step)?;
+        let windows = (calibration, boundary);
+        let training = self.training(model, windows, (Trained::Runs, repairs, removed))?;
+        let (weights, losses) = training.fit(resume, &start, on_step)?;
         Ok(DistillFit {
             weights,
             unrepaired,
             losses,
+        })
+    }
+
+    /// Trains, for each block in `firsts`, weights with which it stands for itself and the block after it
+    /// (arXiv:2509.04467, distillation set). Each pair is trained by itself towards the dense model's
+    /// state after it, on the states that the dense model has before it, in [`run_steps`](Self::run_steps)
+    /// steps; there is no training on predictions.
+    ///
+    /// A file at `resume` with a finished training gives its weights back.
+    ///
+    /// # Errors
+    ///
+    /// As [`fit`](Self::fit).
+    pub fn fit_pairs<M: BlockModules + MlpOutput>(
+        &self,
+        model: &M,
+        calibration: &Calibration,
+        firsts: &PerStage<BlockSet>,
+        boundary: Boundary,
+        resume: Option<DistillResume<'_>>,
+        on_step: &mut OnStep<'_>,
+    ) -> Result<DistillFit> {
+        let start = || LinearRepair::default().fit_pairs(model, calibration, firsts, boundary);
+        let windows = (calibration, boundary);
+        let dense = PerStage::dense(model.dims().n_blocks);
+        let pairs = (Trained::Pairs, Repairs::of_pairs(firsts), &dense);
+        let training = self.training(model, windows, pairs)?;
+        let (weights, losses) = training.fit(resume, &start, on_step)?;
+        Ok(DistillFit {
+            weights,
+            unrepaired: PerStage::default(),
+            losses,
+        })
+    }
+
+    fn training<'a, M: BlockModules>(
+        &self,
+        model: &'a M,
+        (calibration, boundary): (&Calibration, Boundary),
+        (trained, repairs, removed): (Trained, PerStage<Repairs>, &'a PerStage<BlockSet>),
+    ) -> Result<Training<'a, M>> {
+        self.check(model)?;
+        Ok(Training {
+            repair: *self,
+            trained,
+            model,
+            removed,
+            batches: Batches::new(calibration, boundary, self),
+            repairs,
+            checkpoint: None,
         })
     }
 
@@ -223,29 +271,58 @@ impl DistillRepair {
         }
         Ok(())
     }
+}
+
+impl<M: BlockModules> Training<'_, M> {
+    /// Trains what is not trained yet; `start` gives the weights to begin with.
+    fn fit(
+        mut self,
+        resume: Option<DistillResume<'_>>,
+        start: &dyn Fn() -> Result<RepairWeights>,
+        on_step: &mut OnStep<'_>,
+    ) -> Result<(RepairWeights, Vec<DistillLoss>)> {
+        let parts = self.parts();
+        let (checkpoint, known) = Checkpoint::resume(resume, &self.repair)?.unzip();
+        self.checkpoint = checkpoint;
+        let resumed = match known.flatten() {
+            Some(resumed) => resumed,
+            None => Resumed::at_start(start()?),
+        };
+        self.run(&parts, resumed, on_step)
+    }
 
     /// What is trained, in order.
-    fn parts(&self, repairs: &PerStage<Repairs>) -> Vec<Part> {
+    fn parts(&self) -> Vec<Part> {
+        let steps = match self.trained {
+            Trained::Runs => self.repair.steps,
+            Trained::Pairs => 0,
+        };
         let of = |stage: Stage| {
-            let fitted = &repairs.of(stage).fitted;
+            let fitted = &self.repairs.of(stage).fitted;
             let runs = fitted.iter().map(move |&run| Part {
                 stage,
                 run: Some(run),
-                steps: self.run_steps,
+                steps: self.repair.run_steps,
             });
             let last = (!fitted.is_empty()).then_some(Part {
                 stage,
                 run: None,
-                steps: self.steps,
+                steps,
             });
             runs.chain(last)
         };
         let parts = of(Stage::Prefill).chain(of(Stage::Decode));
         parts.filter(|part| part.steps > 0).collect()
     }
-}
 
-impl<M: BlockModules> Training<'_, M> {
+    /// What a stage's rows run through on their way to the blocks in training; `None` for the model itself.
+    fn so_far(&self, stage: Stage, weights: &RepairWeights) -> Option<M> {
+        match self.trained {
+            Trained::Runs => weights.apply(self.model, stage),
+            Trained::Pairs => None,
+        }
+    }
+
     fn run(
         &mut self,
         parts: &[Part],
@@ -324,7 +401,7 @@ impl<M: BlockModules> Training<'_, M> {
     fn stage_rows(&mut self, stage: Stage, weights: &RepairWeights) -> Result<StageRows> {
         let fitted = &self.repairs.of(stage).fitted;
         let first = fitted.first().map_or(BlockId::new(0), |run| run.0);
-        let repaired = weights.apply(self.model, Stage::Prefill);
+        let repaired = self.so_far(Stage::Prefill, weights);
         let prefill = repaired.as_ref().unwrap_or(self.model);
         let PerStage {
             prefill: p,
@@ -386,7 +463,7 @@ impl<M: BlockModules> Training<'_, M> {
                 is_predictions: true,
             },
             Some((id, end)) => {
-                let repaired = weights.apply(self.model, part.stage);
+                let repaired = self.so_far(part.stage, weights);
                 let model = repaired.as_ref().unwrap_or(self.model);
                 Goal {
                     rows,

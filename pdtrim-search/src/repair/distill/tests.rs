@@ -295,3 +295,101 @@ fn a_loss_that_is_no_number_names_its_stage_and_step() {
         "{error}"
     );
 }
+
+fn fit_pairs(firsts: &PerStage<BlockSet>, resume: Option<DistillResume<'_>>) -> DistillFit {
+    let model = TinyModel::default().build();
+    let (windows, boundary) = (windows(), Boundary::Decode);
+    repair()
+        .fit_pairs(&model, &windows, firsts, boundary, resume, &mut |_| ())
+        .unwrap()
+}
+
+#[test]
+fn a_pair_is_trained_by_itself_on_the_dense_models_states() {
+    let model = TinyModel::default().build();
+    let both = fit_pairs(&removed(&[1, 2], &[2]), None);
+    let blocks: Vec<_> = both
+        .losses
+        .iter()
+        .map(|loss| (loss.stage, loss.block))
+        .collect();
+    assert_eq!(
+        blocks,
+        [
+            (Stage::Prefill, Some(BlockId::new(1))),
+            (Stage::Prefill, Some(BlockId::new(2))),
+            (Stage::Decode, Some(BlockId::new(2))),
+        ]
+    );
+    // Block 2 comes after block 1 and decode after prefill: what they learn does not depend on that but for
+    // the order of the windows.
+    let linear = LinearRepair::default();
+    let start = |prefill: &[usize], decode: &[usize]| {
+        let firsts = removed(prefill, decode);
+        listed(
+            &linear
+                .fit_pairs(&model, &windows(), &firsts, Boundary::Decode)
+                .unwrap(),
+        )
+    };
+    let together = start(&[1, 2], &[2]);
+    assert_eq!(together[1], start(&[2], &[])[0]);
+    assert_eq!(together[2], start(&[], &[2])[0]);
+
+    // It stands for two blocks better than the first of them does.
+    let target = after(&model, 0..4);
+    let error = |model: &Llama| {
+        let error = (after(model, 0..3) - target.clone()).square().mean();
+        error.into_scalar::<f32>()
+    };
+    let only = RepairWeights::default();
+    let mut of_two = only.clone();
+    let id = BlockId::new(2);
+    of_two.insert_weights(
+        Stage::Prefill,
+        id,
+        both.weights.of(Stage::Prefill)[&id].clone(),
+    );
+    let trained = of_two.apply(&model, Stage::Prefill).unwrap();
+    assert!(
+        error(&trained) < 0.9 * error(&model),
+        "{} {}",
+        error(&trained),
+        error(&model)
+    );
+    let is_kv = |path: &String| Llama::makes_kv(path);
+    assert!(!both.weights.of(Stage::Prefill)[&id].keys().any(is_kv));
+}
+
+#[test]
+fn a_finished_training_of_pairs_is_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pairs");
+    let resume = |fingerprint| {
+        Some(DistillResume {
+            path: &path,
+            fingerprint,
+            every: Duration::ZERO,
+        })
+    };
+    let firsts = removed(&[1], &[3]);
+    let first = fit_pairs(&firsts, resume("one"));
+    let model = TinyModel::default().build();
+    let mut steps = 0;
+    let again = repair()
+        .fit_pairs(
+            &model,
+            &windows(),
+            &firsts,
+            Boundary::Decode,
+            resume("one"),
+            &mut |_| {
+                steps += 1;
+            },
+        )
+        .unwrap();
+    assert_eq!(steps, 0);
+    assert_eq!(listed(&again.weights), listed(&first.weights));
+    let other = fit_pairs(&firsts, resume("another"));
+    assert_eq!(listed(&other.weights), listed(&first.weights));
+}

@@ -40,8 +40,8 @@ use crate::stages::StageProblem;
 /// prefill's taken out of it. Ours: the paper searches prefill with D = ∅, where blocks look cheap that
 /// decode then has to do without, and does not say how the two sets are brought together.
 ///
-/// The paper also replaces two neighbouring blocks by a distilled one; without a repair that trains it,
-/// the [distillation set](crate::CandidateSets) is not used.
+/// The paper also replaces two neighbouring blocks by a distilled one: an objective that has the
+/// [distillation set](crate::CandidateSets) measures such sets with it, and nothing changes here.
 pub struct PdTrim<'v> {
     annealing: Annealing,
     racing: Racing,
