@@ -9,6 +9,8 @@ mod tiny_checkpoint;
 mod compare;
 #[path = "cli/distill.rs"]
 mod distill;
+#[path = "cli/import.rs"]
+mod import;
 #[path = "cli/kv.rs"]
 mod kv;
 #[path = "cli/needle.rs"]
@@ -1164,6 +1166,7 @@ fn completions_name_every_subcommand() {
         "logprobs",
         "inspect",
         "export",
+        "import",
         "calibrations",
         "compare",
         "sensitivity",
@@ -1185,6 +1188,7 @@ fn help_reads_as_before() {
         "logprobs",
         "inspect",
         "export",
+        "import",
         "calibrations",
         "compare",
         "sensitivity",

@@ -5,6 +5,7 @@ mod calibrations;
 mod compare;
 mod eval;
 mod generate;
+mod import;
 mod inspect;
 mod kv;
 mod logprobs;
@@ -30,6 +31,7 @@ pub(crate) use calibrations::CalibrationsArgs;
 pub(crate) use compare::{CompareArgs, MethodArg, TargetArg};
 pub(crate) use eval::{BaselineArgs, EvalArgs, GateArgs, ModeArg, ScoreArgs};
 pub(crate) use generate::GenerateArgs;
+pub(crate) use import::{ImportArgs, ImportStageArg};
 pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
 pub(crate) use kv::{KvArgs, KvCommand, KvMenuArg, KvPolicyArg, KvSearchArgs};
 pub(crate) use logprobs::LogprobsArgs;
@@ -85,6 +87,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Write a Hugging Face folder of the dense model or of one stage of a plan.
     Export(ExportArgs),
+    /// Make a plan of another tool's list of blocks, of a mergekit file, or of exported stages.
+    Import(ImportArgs),
     /// How the choice of calibration windows changes the chosen blocks and their losses.
     Calibrations(CalibrationsArgs),
     /// Strategies, targets and numbers of removed blocks side by side, on held-out windows and tasks.
