@@ -9,6 +9,8 @@ mod tiny_checkpoint;
 mod compare;
 #[path = "cli/distill.rs"]
 mod distill;
+#[path = "cli/gguf.rs"]
+mod gguf;
 #[path = "cli/import.rs"]
 mod import;
 #[path = "cli/kv.rs"]

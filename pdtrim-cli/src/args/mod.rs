@@ -32,7 +32,7 @@ pub(crate) use compare::{CompareArgs, MethodArg, TargetArg};
 pub(crate) use eval::{BaselineArgs, EvalArgs, GateArgs, ModeArg, ScoreArgs};
 pub(crate) use generate::GenerateArgs;
 pub(crate) use import::{ImportArgs, ImportStageArg};
-pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
+pub(crate) use inspect::{ExportArgs, GgufArg, InspectArgs, PullArgs, StageArg};
 pub(crate) use kv::{KvArgs, KvCommand, KvMenuArg, KvPolicyArg, KvSearchArgs};
 pub(crate) use logprobs::LogprobsArgs;
 pub(crate) use model::{DEFAULT_MODEL, DtypeArg, ModelArgs};
@@ -85,7 +85,7 @@ pub(crate) enum Command {
     Logprobs(LogprobsArgs),
     /// Say what a checkpoint is.
     Inspect(InspectArgs),
-    /// Write a Hugging Face folder of the dense model or of one stage of a plan.
+    /// Write a Hugging Face folder, or a GGUF file, of the dense model or of one stage of a plan.
     Export(ExportArgs),
     /// Make a plan of another tool's list of blocks, of a mergekit file, or of exported stages.
     Import(ImportArgs),

@@ -6,6 +6,7 @@ mod compare;
 mod eval;
 mod export;
 mod generate;
+mod gguf;
 mod import;
 mod inspect;
 mod kv;
