@@ -15,6 +15,8 @@ mod gguf;
 mod import;
 #[path = "cli/kv.rs"]
 mod kv;
+#[path = "cli/kv_export.rs"]
+mod kv_export;
 #[path = "cli/needle.rs"]
 mod needle;
 #[path = "cli/sensitivity.rs"]
@@ -1196,6 +1198,7 @@ fn help_reads_as_before() {
         "sensitivity",
         "kv search",
         "kv needle",
+        "kv export",
         "pull",
         "bench",
         "bench prefill",
