@@ -15,7 +15,7 @@ use pdtrim_core::pipeline::PdModel;
 use pdtrim_core::repair::RepairWeights;
 use pdtrim_core::width::{PlanWidth, Widths};
 use pdtrim_core::{
-    BlockList, BlockSet, Boundary, Bytes, KvFill, KvPlan, PerStage, Plan, Stage, Tokenizer,
+    BlockKv, BlockList, BlockSet, Boundary, Bytes, KvFill, KvPlan, PerStage, Plan, Stage, Tokenizer,
 };
 use pdtrim_eval::{HubFile, Mode};
 use pdtrim_kv::PlannedTransfer;
@@ -202,6 +202,20 @@ impl Bound {
             repaired: Repaired::default(),
             boundary,
             plan: None,
+        }
+    }
+
+    /// The same, but every block sends all positions, in its encoding.
+    pub(crate) fn sending_all_positions(self) -> Self {
+        let kv = self.kv().clone();
+        let kv = kv.spanned().iter().fold(kv, |kv, id| {
+            let encoding = kv.block(id).encoding;
+            let span = None;
+            kv.with_block(id, BlockKv { span, encoding })
+        });
+        Self {
+            transfer: PlannedTransfer::new(kv),
+            ..self
         }
     }
 

@@ -9,8 +9,14 @@ mod tiny_checkpoint;
 mod compare;
 #[path = "cli/distill.rs"]
 mod distill;
+#[path = "cli/gguf.rs"]
+mod gguf;
+#[path = "cli/import.rs"]
+mod import;
 #[path = "cli/kv.rs"]
 mod kv;
+#[path = "cli/kv_export.rs"]
+mod kv_export;
 #[path = "cli/needle.rs"]
 mod needle;
 #[path = "cli/sensitivity.rs"]
@@ -1164,6 +1170,7 @@ fn completions_name_every_subcommand() {
         "logprobs",
         "inspect",
         "export",
+        "import",
         "calibrations",
         "compare",
         "sensitivity",
@@ -1185,11 +1192,13 @@ fn help_reads_as_before() {
         "logprobs",
         "inspect",
         "export",
+        "import",
         "calibrations",
         "compare",
         "sensitivity",
         "kv search",
         "kv needle",
+        "kv export",
         "pull",
         "bench",
         "bench prefill",

@@ -40,6 +40,26 @@ pub enum Error {
         /// Where and why parsing stopped.
         source: Box<toml::de::Error>,
     },
+    /// A file is not valid YAML of the expected form.
+    #[error("{} is not the expected YAML", path.display())]
+    Yaml {
+        /// The file.
+        path: PathBuf,
+        /// Where and why parsing stopped.
+        source: Box<serde_saphyr::Error>,
+    },
+    /// A file of another tool says what a plan cannot.
+    #[error("{}: `{field}`: expected {expected}, found {found}", path.display())]
+    Import {
+        /// The file.
+        path: PathBuf,
+        /// The field as the file spells it.
+        field: String,
+        /// What is accepted.
+        expected: String,
+        /// What the file holds.
+        found: String,
+    },
     /// A path is neither a Hugging Face folder nor a GGUF file.
     #[error("{} is not a checkpoint: expected {expected}, found {found}", path.display())]
     NotACheckpoint {

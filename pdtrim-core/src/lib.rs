@@ -7,6 +7,7 @@
 //! - [`pipeline`] is the PD forward pass: prefill, a [`pipeline::CacheTransfer`], decode;
 //! - [`objective`] measures J(P, D), the loss that a search minimises, on calibration windows;
 //! - [`plan`] is the file that says what each stage keeps, and [`repair`] the weights beside it;
+//! - [`import`] makes plans of other tools' files;
 //! - [`width`] is what a stage does without inside the blocks that it keeps.
 //!
 //! This crate knows nothing of the command line, of printing, of search strategies or of benchmarks.
@@ -34,6 +35,7 @@ pub mod device;
 pub mod draw;
 mod error;
 pub mod hash;
+pub mod import;
 pub mod journal;
 mod kernels;
 pub mod kv_plan;

@@ -65,6 +65,19 @@ pub enum Error {
         /// The number.
         found: f32,
     },
+    /// A cache with holes, for an engine that has none.
+    #[error(
+        "block {block} holds {found} positions, expected all of the first {expected}: a paged cache has every \
+            position of every layer"
+    )]
+    Positions {
+        /// The block, as the dense model numbers it.
+        block: usize,
+        /// Positions from 0 on that it should hold.
+        expected: usize,
+        /// Positions that it holds.
+        found: usize,
+    },
     /// Bytes that are not what the shape says.
     #[error("expected {expected} bytes of keys or values, found {found}")]
     Length {

@@ -7,6 +7,8 @@
 //! [`FrontSearch`] spans and encodings for several numbers of bytes. [`KvPolicy`] is
 //! the trait of published policies, to hold plans against. KV that decode makes itself is never trimmed.
 //!
+//! [`vllm`] writes a prompt's keys and values as vLLM's connector for files reads them.
+//!
 //! With the feature `serve`, prefill and decode are two processes that speak gRPC, with an HTTP API in front: `serve`.
 //!
 //! This crate knows nothing of datasets or of how blocks are removed.
@@ -22,6 +24,7 @@ mod select;
 pub mod serve;
 mod sizes;
 mod target;
+pub mod vllm;
 
 pub use costs::{KvEvaluation, KvJournal};
 pub use encoding::{Codec, Held, KvShape, Part};

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use pdtrim_core::Stage;
+use pdtrim_core::checkpoint::gguf::OutputType;
 
 use super::{DEFAULT_MODEL, DtypeArg};
 
@@ -33,12 +34,12 @@ pub(crate) struct PullArgs {
     pub(crate) offline: bool,
 }
 
-/// Write a Hugging Face folder.
+/// Write a Hugging Face folder, or a GGUF file.
 #[derive(Args, Debug)]
 pub(crate) struct ExportArgs {
     /// A model (the dense model is written) or a plan file ending in .toml (one of its stages is).
     pub(crate) source: String,
-    /// The folder to write.
+    /// The folder to write, or the file with --gguf.
     #[arg(long, short, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// The stage of the plan.
@@ -53,10 +54,13 @@ pub(crate) struct ExportArgs {
     /// Element type of the written weights.
     #[arg(long, value_enum, default_value_t = DtypeArg::F32)]
     pub(crate) dtype: DtypeArg,
+    /// Write one GGUF file for llama.cpp instead, with matrices of this element type.
+    #[arg(long, value_enum, value_name = "TYPE", conflicts_with_all = ["form", "dtype"])]
+    pub(crate) gguf: Option<GgufArg>,
     /// Use the caches only, no network.
     #[arg(long)]
     pub(crate) offline: bool,
-    /// Replace a folder that has something in it.
+    /// Replace a folder that has something in it, or a file.
     #[arg(long)]
     pub(crate) force: bool,
 }
@@ -72,6 +76,26 @@ impl StageArg {
         match self {
             Self::Prefill => Stage::Prefill,
             Self::Decode => Stage::Decode,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GgufArg {
+    F32,
+    F16,
+    Bf16,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl GgufArg {
+    pub(crate) fn weights(self) -> OutputType {
+        match self {
+            Self::F32 => OutputType::F32,
+            Self::F16 => OutputType::F16,
+            Self::Bf16 => OutputType::BF16,
+            Self::Q8_0 => OutputType::Q8_0,
         }
     }
 }

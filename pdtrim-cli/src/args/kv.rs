@@ -5,7 +5,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use pdtrim_core::{Boundary, KvEncoding};
 use pdtrim_search::calibration::CalibrationSource;
 
-use super::{KvNeedleArgs, ModelArgs, kv_encoding};
+use super::{KvExportArgs, KvNeedleArgs, ModelArgs, kv_encoding};
 
 /// What decode has to receive of a prompt's keys and values.
 #[derive(Args, Debug)]
@@ -20,6 +20,8 @@ pub(crate) enum KvCommand {
     Search(Box<KvSearchArgs>),
     /// Ask for a fact at every depth of prompts of several lengths, dense beside what a plan sends.
     Needle(Box<KvNeedleArgs>),
+    /// Write a prompt's keys and values, as decode receives them, as vLLM's connector for files reads them.
+    Export(Box<KvExportArgs>),
 }
 
 /// What blocks may choose from.

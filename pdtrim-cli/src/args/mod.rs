@@ -5,8 +5,10 @@ mod calibrations;
 mod compare;
 mod eval;
 mod generate;
+mod import;
 mod inspect;
 mod kv;
+mod kv_export;
 mod logprobs;
 mod model;
 mod needle;
@@ -30,8 +32,10 @@ pub(crate) use calibrations::CalibrationsArgs;
 pub(crate) use compare::{CompareArgs, MethodArg, TargetArg};
 pub(crate) use eval::{BaselineArgs, EvalArgs, GateArgs, ModeArg, ScoreArgs};
 pub(crate) use generate::GenerateArgs;
-pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
+pub(crate) use import::{ImportArgs, ImportStageArg};
+pub(crate) use inspect::{ExportArgs, GgufArg, InspectArgs, PullArgs, StageArg};
 pub(crate) use kv::{KvArgs, KvCommand, KvMenuArg, KvPolicyArg, KvSearchArgs};
+pub(crate) use kv_export::KvExportArgs;
 pub(crate) use logprobs::LogprobsArgs;
 pub(crate) use model::{DEFAULT_MODEL, DtypeArg, ModelArgs};
 pub(crate) use needle::KvNeedleArgs;
@@ -83,8 +87,10 @@ pub(crate) enum Command {
     Logprobs(LogprobsArgs),
     /// Say what a checkpoint is.
     Inspect(InspectArgs),
-    /// Write a Hugging Face folder of the dense model or of one stage of a plan.
+    /// Write a Hugging Face folder, or a GGUF file, of the dense model or of one stage of a plan.
     Export(ExportArgs),
+    /// Make a plan of another tool's list of blocks, of a mergekit file, or of exported stages.
+    Import(ImportArgs),
     /// How the choice of calibration windows changes the chosen blocks and their losses.
     Calibrations(CalibrationsArgs),
     /// Strategies, targets and numbers of removed blocks side by side, on held-out windows and tasks.

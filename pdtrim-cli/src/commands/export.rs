@@ -12,6 +12,9 @@ use crate::progress::Progress;
 use crate::{output, session};
 
 pub(crate) fn run(args: &ExportArgs, progress: Progress) -> Result<()> {
+    if let Some(kind) = args.gguf {
+        return super::gguf::run(args, kind, progress);
+    }
     let is_plan = Path::new(&args.source)
         .extension()
         .is_some_and(|extension| extension == "toml");
@@ -91,7 +94,12 @@ fn check_folder(folder: &Path, force: bool) -> Result<()> {
 }
 
 /// What a reader of the exported `config.json` needs to know of the plan.
-fn about(plan: &Plan, stage: Stage, removed: &BlockSet, repaired: &StageRepair) -> Value {
+pub(super) fn about(
+    plan: &Plan,
+    stage: Stage,
+    removed: &BlockSet,
+    repaired: &StageRepair,
+) -> Value {
     let file = plan.file();
     let mut about = json!({
         "stage": stage.to_string(),

@@ -49,7 +49,7 @@ pub(crate) fn run(args: &LogprobsArgs, progress: Progress) -> Result<()> {
     ))
 }
 
-fn tokens(path: &Path, ids: bool, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+pub(super) fn tokens(path: &Path, ids: bool, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let text = read_text(path)?;
     if !ids {
         return Ok(tokenizer.encode(&text)?);

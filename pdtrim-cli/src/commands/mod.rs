@@ -6,6 +6,8 @@ mod compare;
 mod eval;
 mod export;
 mod generate;
+mod gguf;
+mod import;
 mod inspect;
 mod kv;
 mod logprobs;
@@ -32,6 +34,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Logprobs(args) => logprobs::run(&args, progress),
         Command::Inspect(args) => inspect::run(&args, progress),
         Command::Export(args) => export::run(&args, progress),
+        Command::Import(args) => import::run(&args, progress),
         Command::Calibrations(args) => calibrations::run(&args, progress),
         Command::Compare(args) => compare::run(&args, progress),
         Command::Sensitivity(args) => sensitivity::run(&args, progress),

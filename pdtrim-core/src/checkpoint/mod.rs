@@ -6,6 +6,7 @@
 
 mod export;
 pub mod gguf;
+mod gguf_export;
 mod gguf_source;
 mod hf;
 pub mod hub;

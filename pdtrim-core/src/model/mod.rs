@@ -24,7 +24,7 @@ pub use gradients::{BlockGradients, FollowedBlock};
 pub use llama::{Llama, LlamaWeights, Projection, RmsNorm};
 pub use mlp_output::{DownProjs, MlpOutput, MlpStep};
 pub use rope::Angles;
-pub(crate) use rope::llama3_from_factors;
+pub(crate) use rope::{frequency_divisors, llama3_from_factors};
 pub use width::{OutputInputs, OutputLayers, WidthModel};
 pub(crate) use width::{check_groups, hand_groups};
 

@@ -85,6 +85,22 @@ impl RopeTable {
     }
 }
 
+/// What each of the `head_dim / 2` frequencies is divided by, where it is not the same for all: what
+/// GGUF's `rope_freqs.weight` stores.
+pub(crate) fn frequency_divisors(config: &ModelConfig) -> Option<Vec<f32>> {
+    match &config.rope.scaling {
+        RopeScaling::None | RopeScaling::Linear { .. } => None,
+        RopeScaling::Factors(factors) => Some(factors.clone()),
+        RopeScaling::Llama3 { .. } => {
+            let mut plain = config.clone();
+            plain.rope.scaling = RopeScaling::None;
+            let scaled = frequencies(config).into_iter();
+            let ratios = frequencies(&plain).into_iter().zip(scaled);
+            Some(ratios.map(|(plain, scaled)| plain / scaled).collect())
+        }
+    }
+}
+
 /// The `head_dim / 2` frequencies, in radians per position.
 fn frequencies(config: &ModelConfig) -> Vec<f32> {
     let half = config.head_dim / 2;
@@ -201,11 +217,10 @@ mod tests {
             high_freq_factor: 4.0,
             original_context: 8192,
         };
-        let factors: Vec<f32> = base
-            .iter()
-            .zip(frequencies(&config))
-            .map(|(base, scaled)| base / scaled)
-            .collect();
+        let factors = frequency_divisors(&config).unwrap();
+        for ((base, scaled), factor) in base.iter().zip(frequencies(&config)).zip(&factors) {
+            assert!((base / factor - scaled).abs() <= 1e-6 * scaled);
+        }
         assert_eq!(
             llama3_from_factors(500_000.0, &factors),
             Some(config.rope.scaling)

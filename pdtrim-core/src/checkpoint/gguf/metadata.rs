@@ -238,6 +238,11 @@ impl Metadata {
         self.values.get(key)
     }
 
+    /// Gives a key this value.
+    pub(in crate::checkpoint) fn set(&mut self, key: &str, value: Value) {
+        self.values.insert(key.to_owned(), value);
+    }
+
     /// All pairs, ordered by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.values.iter().map(|(key, value)| (key.as_str(), value))

@@ -1,4 +1,4 @@
-//! GGUF checkpoints: metadata, weights and tokeniser from one file.
+//! GGUF checkpoints: metadata, weights and tokeniser in one file.
 //!
 //! GGUF is the file format of llama.cpp: a header of typed metadata, a table of tensors, then the
 //! tensor data, mostly quantised in blocks of 32 or 256 values. This module reads versions 2 and 3
@@ -9,6 +9,8 @@
 //! - [`GgmlType`] knows the block layouts and turns blocks into `f32`;
 //! - [`undo_rope_permutation`] restores the row order of query and key weights;
 //! - [`GgufTokenizer`] rebuilds the tokeniser.
+//!
+//! [`Checkpoint::export_gguf`](crate::checkpoint::Checkpoint::export_gguf) writes files, in the types of [`OutputType`].
 //!
 //! A file is untrusted: counts, lengths and offsets are checked against the bytes that are really
 //! there before anything is allocated, and a [`GgufFile`] that exists has only tensors whose data
@@ -40,6 +42,7 @@ mod quant;
 mod reader;
 mod tensor;
 mod tokenizer;
+mod write;
 
 #[cfg(test)]
 #[path = "../../../tests/support/gguf_writer.rs"]
@@ -47,8 +50,10 @@ mod gguf_writer;
 
 pub use error::GgufError;
 pub use metadata::{Array, FromValue, Metadata, Value};
-pub use permute::{rope_rows_are_permuted, undo_rope_permutation};
-pub use quant::{GgmlType, UnsupportedGgmlType};
+pub use permute::{apply_rope_permutation, rope_rows_are_permuted, undo_rope_permutation};
+pub use quant::{GgmlType, OutputType, UnsupportedGgmlType};
 pub use reader::GgufFile;
 pub use tensor::{GgufTensor, TensorInfo};
+pub(super) use tokenizer::TokenizerParts;
 pub use tokenizer::{GgufTokenizer, chat_template};
+pub(super) use write::{TensorEntry, header, padding};

@@ -32,6 +32,37 @@ pub fn undo_rope_permutation<T: Copy>(
     n_rows: usize,
     n_heads: usize,
 ) -> Result<Vec<T>, GgufError> {
+    reorder(values, n_rows, n_heads, |place, half_dim| {
+        let (half, pair) = (place / half_dim, place % half_dim);
+        2 * pair + half
+    })
+}
+
+/// Gives a query or key weight, or a bias, the row order of a file; shapes and errors as in
+/// [`undo_rope_permutation`], which undoes it.
+///
+/// # Errors
+///
+/// [`GgufError::HeadRows`].
+pub fn apply_rope_permutation<T: Copy>(
+    values: &[T],
+    n_rows: usize,
+    n_heads: usize,
+) -> Result<Vec<T>, GgufError> {
+    reorder(values, n_rows, n_heads, |place, half_dim| {
+        let (pair, half) = (place / 2, place % 2);
+        half * half_dim + pair
+    })
+}
+
+/// Rows such that each place of a head has the row that `from` says, given the place and half of the head's
+/// width.
+fn reorder<T: Copy>(
+    values: &[T],
+    n_rows: usize,
+    n_heads: usize,
+    from: impl Fn(usize, usize) -> usize,
+) -> Result<Vec<T>, GgufError> {
     let heads_fit = n_rows > 0 && n_heads > 0 && (n_rows / n_heads).is_multiple_of(2);
     if !heads_fit || !n_rows.is_multiple_of(n_heads) || !values.len().is_multiple_of(n_rows) {
         return Err(GgufError::HeadRows {
@@ -42,14 +73,13 @@ pub fn undo_rope_permutation<T: Copy>(
     }
     let row_len = values.len() / n_rows;
     let head_dim = n_rows / n_heads;
-    let mut restored = Vec::with_capacity(values.len());
+    let mut reordered = Vec::with_capacity(values.len());
     for row in 0..n_rows {
         let (head, place) = (row / head_dim, row % head_dim);
-        let (half, pair) = (place / (head_dim / 2), place % (head_dim / 2));
-        let stored_row = head * head_dim + 2 * pair + half;
-        restored.extend_from_slice(&values[stored_row * row_len..][..row_len]);
+        let taken = head * head_dim + from(place, head_dim / 2);
+        reordered.extend_from_slice(&values[taken * row_len..][..row_len]);
     }
-    Ok(restored)
+    Ok(reordered)
 }
 
 #[cfg(test)]
@@ -90,6 +120,10 @@ mod tests {
             let n_rows = n_heads * head_dim;
             let original: Vec<u32> = (0..).take(n_rows * row_len).collect();
             let stored = permute(&original, n_rows, n_heads);
+            assert_eq!(
+                apply_rope_permutation(&original, n_rows, n_heads).unwrap(),
+                stored
+            );
             assert_eq!(
                 undo_rope_permutation(&stored, n_rows, n_heads).unwrap(),
                 original

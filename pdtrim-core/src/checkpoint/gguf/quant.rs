@@ -6,11 +6,15 @@
 //! Layouts and the order of operations are those of `ggml-quants.c` and of the Python package
 //! `gguf`, so results agree bit for bit.
 
+mod encode;
+
 use std::fmt;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 use rayon::prelude::*;
+
+pub use encode::OutputType;
 
 /// Values in a block of the plain quantised types.
 const QK: usize = 32;
@@ -119,6 +123,24 @@ impl fmt::Display for GgmlType {
 }
 
 impl GgmlType {
+    /// ggml's number for the type.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
+            Self::Q8_0 => 8,
+            Self::Q4_K => 12,
+            Self::Q5_K => 13,
+            Self::Q6_K => 14,
+            Self::BF16 => 30,
+        }
+    }
+
     /// Values per block.
     #[must_use]
     pub fn block_len(self) -> usize {

@@ -47,6 +47,7 @@ fn every_type_decodes_to_the_bits_that_the_python_package_gives() {
         let file = GgufFile::from_bytes(file).unwrap();
         let tensor = file.tensor("w").unwrap();
         assert_eq!(tensor.info().ggml_type().to_string(), case["name"]);
+        assert_eq!(tensor.info().ggml_type().number(), number);
         assert_eq!(tensor.info().n_values(), expected.len());
         let bits: Vec<u32> = tensor.dequantize().iter().map(|v| v.to_bits()).collect();
         assert_eq!(bits, expected, "{}", case["name"]);

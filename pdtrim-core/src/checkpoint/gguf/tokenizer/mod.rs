@@ -7,11 +7,14 @@
 
 mod byte_level;
 mod sentence_piece;
+mod write;
 
 use std::collections::HashMap;
 
 use tokenizers::models::bpe::Vocab;
 use tokenizers::{AddedToken, Tokenizer};
+
+pub(in crate::checkpoint) use write::TokenizerParts;
 
 use super::error::GgufError;
 use super::metadata::Metadata;

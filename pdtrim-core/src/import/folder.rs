@@ -1,0 +1,85 @@
+//! The folder of an exported stage: what its `config.json` says of the plan.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::Refusal;
+use crate::block::BlockSet;
+use crate::error::{Error, Result};
+use crate::kv_plan::KvGroup;
+use crate::plan::Repair;
+use crate::stage::Stage;
+
+/// What an exported folder says of the plan that it was made from.
+#[derive(Clone, Debug)]
+pub struct StageFolder {
+    /// The stage that the folder is for.
+    pub stage: Stage,
+    /// The model's name in the plan.
+    pub base_model: String,
+    /// The model's hash.
+    pub base_hash: String,
+    /// Strategy that chose the blocks.
+    pub method: String,
+    /// Blocks that the stage is without.
+    pub removed: BlockSet,
+    /// What was fitted after removal; the folder's weights have it, its `config.json` does not.
+    pub repair: Repair,
+    /// What blocks send to decode.
+    pub kv: Vec<KvGroup>,
+}
+
+/// The object `pdtrim` of `config.json`.
+#[derive(Deserialize)]
+struct About {
+    stage: Stage,
+    base_model: String,
+    base_hash: String,
+    method: String,
+    removed_blocks: Vec<usize>,
+    #[serde(default)]
+    repair: Repair,
+    #[serde(default)]
+    kv: Vec<KvGroup>,
+    width: Option<Value>,
+}
+
+impl StageFolder {
+    /// Reads the folder of a stage of a model of `depth` blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::NotUtf8`], [`Error::Json`], or [`Error::Import`] if the folder was not
+    /// exported from a plan, is for a model of another depth, or has narrower blocks, whose removed
+    /// channels it does not list.
+    pub fn read(folder: &Path, depth: usize) -> Result<Self> {
+        let path = folder.join("config.json");
+        let refusal = Refusal { path: &path };
+        let json = |source| Error::Json {
+            path: path.clone(),
+            source,
+        };
+        let text = crate::text::read_text(&path)?;
+        let mut config: Map<String, Value> = serde_json::from_str(&text).map_err(json)?;
+        let Some(about) = config.remove("pdtrim") else {
+            let expected = "what an export of a plan's stage writes";
+            return Err(refusal.error("pdtrim", expected, "nothing"));
+        };
+        let about: About = serde_json::from_value(about).map_err(json)?;
+        if about.width.is_some_and(|width| !width.is_null()) {
+            let expected = "a stage without narrower blocks: the removed channels are not listed";
+            return Err(refusal.error("pdtrim.width", expected, "some"));
+        }
+        Ok(Self {
+            stage: about.stage,
+            base_model: about.base_model,
+            base_hash: about.base_hash,
+            method: about.method,
+            removed: refusal.set("pdtrim.removed_blocks", depth, &about.removed_blocks)?,
+            repair: about.repair,
+            kv: about.kv,
+        })
+    }
+}
