@@ -86,6 +86,7 @@ pub fn plan(
         calibration: None,
         repair_file: None,
         repair_calibration: None,
+        pairs: None,
         width: None,
         kv,
         scores: Vec::new(),
