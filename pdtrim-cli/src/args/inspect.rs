@@ -1,9 +1,6 @@
-use std::path::PathBuf;
+use clap::Args;
 
-use clap::{Args, ValueEnum};
-use pdtrim_core::Stage;
-
-use super::{DEFAULT_MODEL, DtypeArg};
+use super::DEFAULT_MODEL;
 
 /// Say what a checkpoint is.
 #[derive(Args, Debug)]
@@ -31,52 +28,4 @@ pub(crate) struct PullArgs {
     /// Use the caches only, no network.
     #[arg(long)]
     pub(crate) offline: bool,
-}
-
-/// Write a Hugging Face folder.
-#[derive(Args, Debug)]
-pub(crate) struct ExportArgs {
-    /// A model (the dense model is written) or a plan file ending in .toml (one of its stages is).
-    pub(crate) source: String,
-    /// The folder to write.
-    #[arg(long, short, value_name = "DIR")]
-    pub(crate) out: PathBuf,
-    /// The stage of the plan.
-    #[arg(long, value_enum)]
-    pub(crate) stage: Option<StageArg>,
-    /// The model of the plan, if the name in the plan does not lead to it.
-    #[arg(long, short, value_name = "MODEL")]
-    pub(crate) model: Option<String>,
-    /// The form: the stock architecture with fewer layers.
-    #[arg(long, value_enum, default_value_t = FormArg::Plain)]
-    pub(crate) form: FormArg,
-    /// Element type of the written weights.
-    #[arg(long, value_enum, default_value_t = DtypeArg::F32)]
-    pub(crate) dtype: DtypeArg,
-    /// Use the caches only, no network.
-    #[arg(long)]
-    pub(crate) offline: bool,
-    /// Replace a folder that has something in it.
-    #[arg(long)]
-    pub(crate) force: bool,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StageArg {
-    Prefill,
-    Decode,
-}
-
-impl StageArg {
-    pub(crate) fn stage(self) -> Stage {
-        match self {
-            Self::Prefill => Stage::Prefill,
-            Self::Decode => Stage::Decode,
-        }
-    }
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FormArg {
-    Plain,
 }

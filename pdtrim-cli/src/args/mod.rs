@@ -4,6 +4,7 @@ mod bench;
 mod calibrations;
 mod compare;
 mod eval;
+mod export;
 mod generate;
 mod inspect;
 mod kv;
@@ -29,8 +30,9 @@ pub(crate) use bench::{
 pub(crate) use calibrations::CalibrationsArgs;
 pub(crate) use compare::{CompareArgs, MethodArg, TargetArg};
 pub(crate) use eval::{BaselineArgs, EvalArgs, GateArgs, ModeArg, ScoreArgs};
+pub(crate) use export::{ExportArgs, StageArg};
 pub(crate) use generate::GenerateArgs;
-pub(crate) use inspect::{ExportArgs, InspectArgs, PullArgs, StageArg};
+pub(crate) use inspect::{InspectArgs, PullArgs};
 pub(crate) use kv::{KvArgs, KvCommand, KvMenuArg, KvPolicyArg, KvSearchArgs};
 pub(crate) use logprobs::LogprobsArgs;
 pub(crate) use model::{DEFAULT_MODEL, DtypeArg, ModelArgs};
