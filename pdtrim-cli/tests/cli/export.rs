@@ -299,7 +299,7 @@ fn mergekits_recipe_is_written_for_what_a_merge_can_make() {
         format!("- sources:\n  - model: \"model\"\n    layer_range: [{start}, {end}]\n")
     };
     let expected = format!(
-        "merge_method: passthrough\ndtype: float32\nslices:\n{}{}{}",
+        "# `model` has to be a Hugging Face folder or id of the base model.\nmerge_method: passthrough\ndtype: float32\nslices:\n{}{}{}",
         source(0, 1),
         source(2, 3),
         source(4, 5)
@@ -374,6 +374,11 @@ fn a_killed_export_leaves_nothing_that_loads_and_the_next_one_cleans_up() {
         }
     }
     assert!(killed > 0, "no run was killed before it was done");
+    // In a folder that is there already a temporary one lies inside.
+    fs::create_dir_all(place.path("inside/.pdtrim-export-aaaa")).unwrap();
+    place.stdout(&["export", "model", "--out", "inside"]);
+    assert!(!place.path("inside/.pdtrim-export-aaaa").exists());
+    assert!(Checkpoint::open(&place.path("inside")).is_ok());
     place.stdout(&words);
     assert_eq!(left(), Vec::<String>::new());
     assert_eq!(

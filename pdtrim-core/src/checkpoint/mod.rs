@@ -29,7 +29,7 @@ use sha2::{Digest, Sha256};
 
 pub use export::{
     ExportFile, ExportForm, ExportReport, ExportSettings, ExportStage, StageWeights,
-    mergekit_config,
+    is_export_leftover, mergekit_config,
 };
 pub use licence::Licence;
 pub(crate) use names::{DOWN_PROJ, DOWN_PROJ_BIAS, O_PROJ_BIAS, block_shapes};

@@ -41,6 +41,7 @@ impl Card<'_> {
 
     fn front_matter(&self) -> String {
         let quoted = |text: &str| serde_json::to_string(text).expect("a string can be written");
+        let base = hub_id(&self.plan.file().model.name);
         let mut text = "---\n".to_owned();
         let licence = self.licence.iter().flat_map(|licence| {
             let link = licence.link.as_deref();
@@ -50,9 +51,7 @@ impl Card<'_> {
                 ("license_link", link),
             ]
         });
-        let base = &self.plan.file().model.name;
-        let on_the_hub = matches!(ModelSource::parse(base), Ok(ModelSource::Hub(_)));
-        let base = ("base_model", on_the_hub.then_some(base.as_str()));
+        let base = ("base_model", base.as_deref());
         for (key, value) in licence.chain([base]) {
             if let Some(value) = value {
                 line(&mut text, &format!("{key}: {}", quoted(value)));
@@ -174,8 +173,8 @@ impl Card<'_> {
         if modes.is_empty() {
             return "None stand beside the plan.\n".to_owned();
         }
-        let mut text = "Of the whole plan on one standard error (`±`), not of this folder alone: `dense` is the base \
-             model, `unified` one machine with\ndecode's blocks, `pd` each stage with its own, `pd+kv` with the \
+        let mut text = "Scores of the whole plan with their standard errors, not of this folder alone: `dense` is the \
+             base model, `unified` one\nmachine with decode's blocks, `pd` each stage with its own, `pd+kv` with the \
              trimmed keys and values too.\n\n"
             .to_owned();
         line(
@@ -186,26 +185,7 @@ impl Card<'_> {
             ),
         );
         line(&mut text, &format!("|{}", " --- |".repeat(4 + modes.len())));
-        let mut rows: Vec<(&Score, Option<&str>)> = Vec::new();
-        for score in self.scores.iter().filter(|score| score.boundary.is_some()) {
-            let boundary = score.boundary.as_deref();
-            let known = rows.iter().any(|(row, other)| {
-                (&row.task, &row.metric, *other) == (&score.task, &score.metric, boundary)
-            });
-            if !known {
-                rows.push((score, boundary));
-            }
-        }
-        // Results without two stages have no boundary at all.
-        for score in self.scores.iter().filter(|score| score.boundary.is_none()) {
-            let known = rows
-                .iter()
-                .any(|(row, _)| (&row.task, &row.metric) == (&score.task, &score.metric));
-            if !known {
-                rows.push((score, None));
-            }
-        }
-        for (row, boundary) in rows {
+        for (row, boundary) in self.score_rows() {
             let cells: Vec<String> = modes
                 .iter()
                 .map(|mode| self.cell(row, boundary, mode))
@@ -223,6 +203,26 @@ impl Card<'_> {
             );
         }
         text
+    }
+
+    /// A row for each metric of each task with each boundary; with none where no mode of it has one.
+    fn score_rows(&self) -> Vec<(&Score, Option<&str>)> {
+        let (with, without): (Vec<&Score>, Vec<&Score>) = self
+            .scores
+            .iter()
+            .partition(|score| score.boundary.is_some());
+        let mut rows: Vec<(&Score, Option<&str>)> = Vec::new();
+        for score in with.into_iter().chain(without) {
+            let boundary = score.boundary.as_deref();
+            let known = rows.iter().any(|(row, other)| {
+                (&row.task, &row.metric) == (&score.task, &score.metric)
+                    && (boundary.is_none() || *other == boundary)
+            });
+            if !known {
+                rows.push((score, boundary));
+            }
+        }
+        rows
     }
 
     /// The value of a row in `mode`; one machine has no boundary and stands in the rows of both.
@@ -290,7 +290,7 @@ impl Card<'_> {
         } else {
             match self.form {
                 ExportForm::Plain => {
-                    "The stages have other blocks and this form renumbers them: a connector that hands over keys and \
+                    "The stages differ in their blocks and this form renumbers them: a connector that hands over keys and \
                      values by layer\nnumber would mix them up. `pdtrim serve` pairs them by block, and trims as the \
                      plan says.\n"
                 }
@@ -316,7 +316,39 @@ impl Card<'_> {
     }
 }
 
+/// `org/name` of a model on the hub, without the revision or the file of the name that the plan has.
+fn hub_id(name: &str) -> Option<String> {
+    let id = match ModelSource::parse(name).ok()? {
+        ModelSource::Hub(_) => name,
+        ModelSource::Named(model) => model.hub?,
+        ModelSource::Local(_) => return None,
+    };
+    let repository = id.split('@').next()?;
+    let parts: Vec<&str> = repository.split('/').take(2).collect();
+    Some(parts.join("/"))
+}
+
 fn line(text: &mut String, line: &str) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hub_id_has_no_revision_and_no_file() {
+        for (name, expected) in [
+            ("no-org/no-name", Some("no-org/no-name")),
+            ("no-org/no-name@main", Some("no-org/no-name")),
+            ("no-org/no-name/model.gguf", Some("no-org/no-name")),
+            ("./folder", None),
+            ("unheard-of", None),
+        ] {
+            assert_eq!(hub_id(name).as_deref(), expected, "{name}");
+        }
+        let known = hub_id("smollm2-135m-instruct").unwrap();
+        assert!(known.contains('/') && !known.contains('@'), "{known}");
+    }
 }

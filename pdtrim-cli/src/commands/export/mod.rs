@@ -7,7 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use pdtrim_core::checkpoint::{
-    Checkpoint, ExportFile, ExportForm, ExportSettings, ExportStage, StageWeights, mergekit_config,
+    Checkpoint, ExportFile, ExportForm, ExportSettings, ExportStage, StageWeights,
+    is_export_leftover, mergekit_config,
 };
 use pdtrim_core::plan::Repair;
 use pdtrim_core::{BlockSet, Plan};
@@ -63,12 +64,12 @@ pub(crate) fn run(args: &ExportArgs, progress: Progress) -> Result<()> {
     ))
 }
 
-/// A folder that holds something is not written into by accident.
+/// A folder that holds something is not written into by accident; what a killed export left there is nothing.
 fn check_folder(folder: &Path, force: bool) -> Result<()> {
-    let held = folder
-        .read_dir()
-        .ok()
-        .and_then(|mut entries| entries.next());
+    let held = folder.read_dir().ok().and_then(|entries| {
+        let mut entries = entries.flatten();
+        entries.find(|entry| !is_export_leftover(&entry.file_name()))
+    });
     ensure!(
         force || held.is_none(),
         "{} is not empty; --force writes into it all the same",

@@ -27,7 +27,10 @@ pub fn mergekit_config(base: &str, removed: &BlockSet, dtype: DType) -> String {
     };
     // A JSON string is a YAML string.
     let base = serde_json::Value::from(base).to_string();
-    let mut text = format!("merge_method: passthrough\ndtype: {dtype}\nslices:\n");
+    let mut text = format!(
+        "# `model` has to be a Hugging Face folder or id of the base model.\n\
+         merge_method: passthrough\ndtype: {dtype}\nslices:\n"
+    );
     for (start, end) in runs(removed) {
         // Writing to a String cannot fail.
         let _ = write!(
@@ -71,7 +74,8 @@ mod tests {
     fn a_name_that_yaml_would_read_otherwise_is_quoted() {
         let removed = BlockSet::from_indices(3, [1]).unwrap();
         let text = mergekit_config("C:\\models #1", &removed, DType::F32);
-        let expected = "merge_method: passthrough\ndtype: float32\nslices:\n\
+        let expected = "# `model` has to be a Hugging Face folder or id of the base model.\n\
+             merge_method: passthrough\ndtype: float32\nslices:\n\
              - sources:\n  - model: \"C:\\\\models #1\"\n    layer_range: [0, 1]\n\
              - sources:\n  - model: \"C:\\\\models #1\"\n    layer_range: [2, 3]\n";
         assert_eq!(text, expected);

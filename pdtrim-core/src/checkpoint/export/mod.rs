@@ -40,6 +40,7 @@ use crate::width::{StageBiases, StageWidths};
 
 pub use forms::ExportForm;
 pub use mergekit::mergekit_config;
+pub use staging::is_export_leftover;
 pub(super) use whole::write_folder;
 
 /// What is written: the checkpoint without some blocks, and what the others have of their own.

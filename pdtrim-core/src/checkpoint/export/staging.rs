@@ -16,6 +16,11 @@ use crate::error::{Error, Result};
 /// What temporary folders are called, after the name of the folder that they become.
 const MARK: &str = ".pdtrim-export-";
 
+/// Whether an entry of a folder is what a killed export left there; the next export deletes it.
+pub fn is_export_leftover(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(MARK.as_bytes())
+}
+
 /// Files of an older export that a loader or a reader would take for the new one's. All are written by
 /// exports alone.
 const STALE: [&str; 4] = [
