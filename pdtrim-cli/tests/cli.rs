@@ -9,6 +9,8 @@ mod tiny_checkpoint;
 mod compare;
 #[path = "cli/distill.rs"]
 mod distill;
+#[path = "cli/export.rs"]
+mod export;
 #[path = "cli/gguf.rs"]
 mod gguf;
 #[path = "cli/import.rs"]

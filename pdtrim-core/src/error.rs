@@ -6,6 +6,7 @@ use crate::block::BlockSet;
 use crate::checkpoint::gguf::GgufError;
 use crate::model::ModelDims;
 use crate::stage::Stage;
+use crate::units::Bytes;
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -450,6 +451,16 @@ pub enum Error {
         line: usize,
         /// What is wrong with it.
         found: String,
+    },
+    /// A file system has no room for what is to be written.
+    #[error("{}: {expected} are needed, {found} are free", folder.display())]
+    Space {
+        /// Where it was to be written.
+        folder: PathBuf,
+        /// What it takes.
+        expected: Bytes,
+        /// What is free.
+        found: Bytes,
     },
     /// The caller broke off.
     #[error("stopped by the caller")]

@@ -14,12 +14,12 @@ use std::path::Path;
 
 use burn::tensor::{DType, Device};
 use gguf_writer::GgufWriter;
-use pdtrim_core::checkpoint::{Checkpoint, seeded};
+use pdtrim_core::checkpoint::{Checkpoint, ExportSettings, ExportStage, StageWeights, seeded};
 use pdtrim_core::config::{Architecture, RopeScaling};
 use pdtrim_core::model::{Llama, MlpOutput};
 use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Rows};
 use pdtrim_core::pipeline::{PdModel, SendAll};
-use pdtrim_core::repair::{RepairWeights, StageRepair};
+use pdtrim_core::repair::RepairWeights;
 use pdtrim_core::testing::{TinyModel, tiny_config};
 use pdtrim_core::{
     BlockId, BlockSet, Boundary, Error, KvFill, ModelConfig, PerStage, Stage, TokenScore,
@@ -266,17 +266,13 @@ fn an_exported_stage_is_the_model_without_its_blocks() {
         let model = tiny(architecture);
         write_folder(&source, &model);
         let removed = BlockSet::from_indices(5, [1, 3]).unwrap();
-        let none = StageRepair::new();
         let checkpoint = Checkpoint::open(&source).unwrap();
-        let report = checkpoint
-            .export(
-                &removed,
-                &none,
-                DType::F32,
-                json!({"stage": "decode"}),
-                &out,
-            )
-            .unwrap();
+        let stage = ExportStage {
+            about: json!({"stage": "decode"}),
+            ..ExportStage::without(removed.clone())
+        };
+        let plain = ExportSettings::plain(DType::F32);
+        let report = checkpoint.export(&stage, &plain, &out).unwrap();
         assert_eq!(report.blocks, 3);
         let loaded = load(&out);
         assert_eq!(loaded.config().n_blocks, 3);
@@ -289,7 +285,7 @@ fn an_exported_stage_is_the_model_without_its_blocks() {
         let again = folder.path().join("again");
         Checkpoint::open(&source)
             .unwrap()
-            .export(&BlockSet::empty(5), &none, DType::F32, Value::Null, &again)
+            .export(&ExportStage::without(BlockSet::empty(5)), &plain, &again)
             .unwrap();
         assert_eq!(
             scores(&load(&again), BlockSet::empty(5)),
@@ -300,12 +296,9 @@ fn an_exported_stage_is_the_model_without_its_blocks() {
         // Over an older export: its index must not lead a loader to older weights.
         let index = out.join("model.safetensors.index.json");
         fs::write(index, r#"{"weight_map": {"x": "old.safetensors"}}"#).unwrap();
-        let about = json!({"stage": "decode"});
-        checkpoint
-            .export(&removed, &none, DType::F32, about.clone(), &out)
-            .unwrap();
+        checkpoint.export(&stage, &plain, &out).unwrap();
         assert_eq!(load(&out).config().n_blocks, 3);
-        let onto_itself = checkpoint.export(&removed, &none, DType::F32, about, &source);
+        let onto_itself = checkpoint.export(&stage, &plain, &source);
         assert!(
             matches!(onto_itself, Err(Error::Export { .. })),
             "{onto_itself:?}"
@@ -336,19 +329,21 @@ fn an_exported_repaired_stage_is_the_repaired_model_in_memory() {
     for dtype in [DType::F32, DType::BF16] {
         // In the element type of the export: norms are f32 in memory as long as the file has them so.
         let narrow = folder.path().join(format!("{dtype:?}"));
-        let none = (BlockSet::empty(5), StageRepair::new());
+        let whole = ExportStage::without(BlockSet::empty(5));
+        let plain = ExportSettings::plain(dtype);
         Checkpoint::open(&source)
             .unwrap()
-            .export(&none.0, &none.1, dtype, Value::Null, &narrow)
+            .export(&whole, &plain, &narrow)
             .unwrap();
         let checkpoint = Checkpoint::open(&narrow).unwrap();
         let model = checkpoint.load(dtype, &Device::flex()).unwrap();
         let weights = repair(&tiny(Architecture::Llama));
         let repaired = weights.apply(&model, Stage::Decode).unwrap();
-        let layers = weights.of(Stage::Decode);
-        checkpoint
-            .export(&removed, layers, dtype, Value::Null, &out)
-            .unwrap();
+        let stage = ExportStage {
+            weights: StageWeights::Repaired(weights.of(Stage::Decode).clone()),
+            ..ExportStage::without(removed.clone())
+        };
+        checkpoint.export(&stage, &plain, &out).unwrap();
         let exported = Checkpoint::open(&out).unwrap();
         let exported = exported.load(dtype, &Device::flex()).unwrap();
         let expected = scores(&repaired, removed.clone());

@@ -7,7 +7,7 @@ mod tiny_checkpoint;
 
 use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use pdtrim_core::checkpoint::Checkpoint;
+use pdtrim_core::checkpoint::{Checkpoint, ExportSettings, ExportStage, StageWeights};
 use pdtrim_core::config::Architecture;
 use pdtrim_core::model::{BlockModel, Llama, WidthModel};
 use pdtrim_core::objective::{
@@ -18,7 +18,6 @@ use pdtrim_core::pipeline::{PdModel, SendAll};
 use pdtrim_core::testing::{TinyModel, tiny_config};
 use pdtrim_core::width::{BlockBiases, BlockSize, RemovedWidth, StageBiases, StageWidths, Widths};
 use pdtrim_core::{BlockId, BlockSet, Boundary, Error, KvFill, PerStage, Stage, TokenScore};
-use serde_json::Value;
 use tiny_checkpoint::write_folder;
 
 fn tiny(architecture: Architecture) -> Llama {
@@ -285,13 +284,17 @@ fn an_exported_narrow_stage_loads_back_to_the_same_logits() {
         (BlockId::new(block), biases)
     };
     let gone = BlockSet::from_indices(5, [2]).unwrap();
+    let narrow_stage = |biases: &StageBiases| ExportStage {
+        weights: StageWeights::Narrow(widths.clone(), biases.clone()),
+        ..ExportStage::without(gone.clone())
+    };
+    let plain = ExportSettings::plain(DType::F32);
     for (biases, attention, mlp) in [
         (StageBiases::default(), false, false),
         ([bias(0, 0.4, -0.3), bias(4, 0.0, 0.2)].into(), true, true),
         ([bias(0, 0.4, 0.0)].into(), true, false),
     ] {
-        let export =
-            checkpoint.export_narrow(&gone, &widths, &biases, DType::F32, Value::Null, &out);
+        let export = checkpoint.export(&narrow_stage(&biases), &plain, &out);
         assert_eq!(export.unwrap().blocks, 4);
         let opened = Checkpoint::open(&out).unwrap();
         let config = opened.config();
@@ -317,7 +320,7 @@ fn an_exported_narrow_stage_loads_back_to_the_same_logits() {
     write_folder(&qwen, &tiny(Architecture::Qwen2));
     let qwen = Checkpoint::open(&qwen).unwrap();
     let biases: StageBiases = [bias(0, 0.4, 0.0)].into();
-    let export = |biases| qwen.export_narrow(&gone, &widths, biases, DType::F32, Value::Null, &out);
+    let export = |biases| qwen.export(&narrow_stage(biases), &plain, &out);
     assert!(matches!(export(&biases), Err(Error::Export { .. })));
     assert!(export(&StageBiases::default()).is_ok());
 }

@@ -3,9 +3,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use pdtrim_core::checkpoint::Checkpoint;
-use pdtrim_core::import::{self, BlockSource, StageFolder};
+use pdtrim_core::import::{self, BlockSource, FolderStage, StageFolder};
 use pdtrim_core::plan::{PlanModel, Repair};
-use pdtrim_core::{BlockSet, Error, PerStage, Plan, Stage, write_atomically};
+use pdtrim_core::{BlockSet, Error, PerStage, Plan, write_atomically};
 
 use crate::args::{ImportArgs, ImportStageArg};
 use crate::progress::Progress;
@@ -174,8 +174,9 @@ fn of_stages<'p>(
             check_pair((other, first), (path, &folder))?;
         }
         match folder.stage {
-            Stage::Prefill => removed.prefill = folder.removed.clone(),
-            Stage::Decode => removed.decode = folder.removed.clone(),
+            FolderStage::Prefill => removed.prefill = folder.removed.clone(),
+            FolderStage::Decode => removed.decode = folder.removed.clone(),
+            FolderStage::Unified => removed = PerStage::both(folder.removed.clone()),
         }
         read.push((path, folder));
     }
@@ -195,11 +196,26 @@ fn check_pair(first: (&Path, &StageFolder), second: (&Path, &StageFolder)) -> Re
         second.0.display(),
         one.stage
     );
-    ensure!(
-        one.kv == other.kv,
-        "{} and {} have different `pdtrim.kv`: expected two stages of one plan",
-        first.0.display(),
-        second.0.display()
-    );
+    for (path, folder) in [first, second] {
+        ensure!(
+            folder.stage != FolderStage::Unified,
+            "{} is for both stages: expected it alone, or a prefill and a decode stage",
+            path.display()
+        );
+    }
+    let differs = if one.pair != other.pair {
+        Some("pair")
+    } else if one.kv != other.kv {
+        Some("kv")
+    } else {
+        None
+    };
+    if let Some(field) = differs {
+        bail!(
+            "{} and {} have different `pdtrim.{field}`: expected two stages of one plan",
+            first.0.display(),
+            second.0.display()
+        );
+    }
     Ok(())
 }

@@ -6,7 +6,6 @@ mod compare;
 mod eval;
 mod export;
 mod generate;
-mod gguf;
 mod import;
 mod inspect;
 mod kv;

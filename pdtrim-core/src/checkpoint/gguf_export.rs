@@ -69,6 +69,7 @@ impl Checkpoint {
         Ok(ExportReport {
             blocks: config.n_blocks - removed.len(),
             weight_bytes: Bytes(n_bytes.sum()),
+            weight_files: 1,
         })
     }
 

@@ -12,6 +12,7 @@ use super::gguf::{
     GgufError, GgufFile, GgufTokenizer, Metadata, chat_template, rope_rows_are_permuted,
     undo_rope_permutation,
 };
+use super::licence::{self, Licence};
 use super::names::{Slot, gguf_architecture, may_be_ignored, slots};
 use crate::config::{ModelConfig, RopeConfig, RopeScaling};
 use crate::error::{Error, Result};
@@ -58,6 +59,19 @@ impl GgufSource {
             path: self.path.clone(),
             source,
         })
+    }
+
+    /// `general.license`.
+    pub(super) fn licence(&self) -> Result<Option<Licence>> {
+        let id: Option<&str> =
+            self.file
+                .metadata()
+                .optional("general.license")
+                .map_err(|source| Error::Gguf {
+                    path: self.path.clone(),
+                    source,
+                })?;
+        Ok(id.map(|id| licence::named(id, "general.license")))
     }
 
     pub(super) fn tokenizer(&self, config: &ModelConfig) -> Result<Tokenizer> {

@@ -1,19 +1,17 @@
 //! A Hugging Face folder: `config.json`, one or more safetensors files, `tokenizer.json`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::store::bridge;
-use burn::store::burn_pack::{Error as PackError, Tensor as PackTensor};
-use burn::tensor::{AllocationProperty, Bytes, DType, Shape, TensorData};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use burn::store::burn_pack::Tensor as PackTensor;
+use burn::tensor::DType;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::TensorListing;
 use super::names::{may_be_ignored, slots};
+use super::shards::{self, Access, shards};
 use crate::config::{Architecture, ModelConfig, RopeConfig, RopeScaling};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -73,11 +71,6 @@ enum OneOrMany {
 #[derive(Deserialize)]
 struct GenerationConfig {
     eos_token_id: Option<OneOrMany>,
-}
-
-#[derive(Deserialize)]
-struct ShardIndex {
-    weight_map: BTreeMap<String, String>,
 }
 
 fn default_context() -> usize {
@@ -149,6 +142,11 @@ impl HfFolder {
         })
     }
 
+    /// `config.json` as it is.
+    pub(super) fn config_json(&self) -> Result<Map<String, Value>> {
+        read_json(&self.path.join("config.json"))
+    }
+
     pub(super) fn listing(&self) -> Result<Vec<TensorListing>> {
         let listing = |tensor: &PackTensor| TensorListing {
             name: tensor.name.clone(),
@@ -157,14 +155,14 @@ impl HfFolder {
             bytes: tensor.byte_len() as u64,
         };
         Ok(self
-            .read_shards()?
+            .read_shards(Access::Mapped)?
             .values()
             .map(|(_, tensor)| listing(tensor))
             .collect())
     }
 
-    pub(super) fn tensors(&self, config: &ModelConfig) -> Result<Vec<PackTensor>> {
-        let mut held = self.read_shards()?;
+    pub(super) fn tensors(&self, config: &ModelConfig, access: Access) -> Result<Vec<PackTensor>> {
+        let mut held = self.read_shards(access)?;
         let mut tensors = Vec::new();
         for slot in slots(config) {
             let Some((path, tensor)) = held.remove(&slot.hf) else {
@@ -207,65 +205,14 @@ impl HfFolder {
         }
     }
 
-    /// Every tensor of every shard, mapped and not yet read, with the file it is in.
-    fn read_shards(&self) -> Result<BTreeMap<String, (PathBuf, PackTensor)>> {
+    /// Every tensor of every shard, not yet read, with the file it is in.
+    fn read_shards(&self, access: Access) -> Result<BTreeMap<String, (PathBuf, PackTensor)>> {
         let mut tensors = BTreeMap::new();
         for path in &self.shards {
-            let held = mapped_tensors(path)?.into_iter();
+            let held = shards::tensors(path, access)?.into_iter();
             tensors.extend(held.map(|tensor| (tensor.name.clone(), (path.clone(), tensor))));
         }
         Ok(tensors)
-    }
-}
-
-/// The tensors of a safetensors file, whose bytes are those of the mapped file: `burn-store`'s own
-/// reader copies each, which doubles the time to the first token of a model that is in the file cache.
-fn mapped_tensors(path: &Path) -> Result<Vec<PackTensor>> {
-    let broken = |reason: String| Error::Safetensors {
-        path: path.to_owned(),
-        reason,
-    };
-    let file = map(path)?;
-    let held = SafeTensors::deserialize(&file).map_err(|error| broken(error.to_string()))?;
-    let tensor = |(name, view): (String, TensorView<'_>)| {
-        let dtype = burn_dtype(view.dtype())
-            .ok_or_else(|| broken(format!("{name} has elements of type {:?}", view.dtype())))?;
-        let shape = Shape::from(view.shape().to_vec());
-        let bytes = file.slice_ref(view.data());
-        Ok(bridge::deferred(
-            name,
-            dtype,
-            shape.clone(),
-            None,
-            move || {
-                let bytes = Bytes::from_shared(bytes.clone(), AllocationProperty::File);
-                TensorData::try_from_bytes(bytes, shape.clone(), dtype)
-                    .map_err(|error| PackError::TensorBytesSizeMismatch(error.to_string()))
-            },
-        ))
-    };
-    held.tensors().into_iter().map(tensor).collect()
-}
-
-#[expect(unsafe_code, reason = "checkpoints are mapped, not read")]
-fn map(path: &Path) -> Result<bytes::Bytes> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    // SAFETY: as with every program that maps a checkpoint, the file must not be truncated or
-    // rewritten in place while it is in use. `pdtrim` itself replaces files by renaming.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
-    Ok(bytes::Bytes::from_owner(map))
-}
-
-fn burn_dtype(dtype: Dtype) -> Option<DType> {
-    match dtype {
-        Dtype::F64 => Some(DType::F64),
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::BF16),
-        Dtype::I64 => Some(DType::I64),
-        Dtype::I32 => Some(DType::I32),
-        Dtype::U8 => Some(DType::U8),
-        _ => None,
     }
 }
 
@@ -276,40 +223,6 @@ impl OneOrMany {
             Self::Many(ids) => ids,
         }
     }
-}
-
-/// The safetensors files: those of the index if there is one.
-fn shards(path: &Path) -> Result<Vec<PathBuf>> {
-    let index_path = path.join("model.safetensors.index.json");
-    if !index_path.is_file() {
-        let single = path.join("model.safetensors");
-        if single.is_file() {
-            return Ok(vec![single]);
-        }
-        return Err(Error::NotACheckpoint {
-            path: path.to_owned(),
-            expected: "model.safetensors or model.safetensors.index.json beside config.json",
-            found: "neither".to_owned(),
-        });
-    }
-    let index: ShardIndex = read_json(&index_path)?;
-    let names: BTreeSet<String> = index.weight_map.into_values().collect();
-    let shard = |name: String| {
-        let shard = path.join(&name);
-        let plain = Path::new(&name)
-            .file_name()
-            .is_some_and(|file| file == name.as_str());
-        if plain && shard.is_file() {
-            return Ok(shard);
-        }
-        Err(Error::Config {
-            path: index_path.clone(),
-            field: "weight_map".to_owned(),
-            expected: "names of files in the same folder".to_owned(),
-            found: format!("`{name}`"),
-        })
-    };
-    names.into_iter().map(shard).collect()
 }
 
 /// What `tokenizer_config.json` says of conversations.
@@ -331,7 +244,7 @@ struct NamedTemplate {
     template: String,
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = crate::text::read_text(path)?;
     serde_json::from_str(&text).map_err(|source| Error::Json {
         path: path.to_owned(),

@@ -10,9 +10,11 @@ mod gguf_export;
 mod gguf_source;
 mod hf;
 pub mod hub;
+mod licence;
 mod names;
 pub mod pull;
 pub mod seeded;
+mod shards;
 pub mod source;
 mod weights;
 pub mod wheel;
@@ -26,8 +28,13 @@ use burn::store::burn_pack::Tensor as PackTensor;
 use burn::tensor::{DType, Device};
 use sha2::{Digest, Sha256};
 
-pub use export::ExportReport;
+pub use export::{
+    ExportFile, ExportForm, ExportReport, ExportSettings, ExportStage, StageWeights,
+    is_export_leftover, mergekit_config,
+};
+pub use licence::Licence;
 pub(crate) use names::{DOWN_PROJ, DOWN_PROJ_BIAS, O_PROJ_BIAS, block_shapes};
+use shards::Access;
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -208,8 +215,12 @@ impl Checkpoint {
 
     /// The model's tensors by Hugging Face name, checked for presence and shape, not yet read.
     fn tensors(&self) -> Result<Vec<PackTensor>> {
+        self.tensors_by(Access::Mapped)
+    }
+
+    fn tensors_by(&self, access: Access) -> Result<Vec<PackTensor>> {
         match &self.source {
-            Source::Hf(folder) => folder.tensors(&self.config),
+            Source::Hf(folder) => folder.tensors(&self.config, access),
             Source::Gguf(file) => file.tensors(&self.config),
         }
     }

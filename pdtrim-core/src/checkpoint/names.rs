@@ -8,6 +8,9 @@ use crate::config::{Architecture, ModelConfig};
 /// The output layer of a block's MLP, by its path in [`Block`](crate::model::Block).
 pub(crate) const DOWN_PROJ: &str = "mlp.down_proj.weight";
 
+/// The output layer of a block's attention, by its path in [`Block`](crate::model::Block).
+pub(crate) const O_PROJ: &str = "self_attn.o_proj.weight";
+
 /// The biases of a block's output layers, by their path in [`Block`](crate::model::Block).
 pub(crate) const O_PROJ_BIAS: &str = "self_attn.o_proj.bias";
 pub(crate) const DOWN_PROJ_BIAS: &str = "mlp.down_proj.bias";
@@ -111,11 +114,7 @@ fn parts(config: &ModelConfig) -> Vec<Part> {
             config.n_kv_heads,
         ),
         part("self_attn.v_proj.weight", "attn_v.weight", vec![kv, hidden]),
-        part(
-            "self_attn.o_proj.weight",
-            "attn_output.weight",
-            vec![hidden, q],
-        ),
+        part(O_PROJ, "attn_output.weight", vec![hidden, q]),
         part(
             "post_attention_layernorm.weight",
             "ffn_norm.weight",

@@ -1,5 +1,6 @@
 //! The folder of an exported stage: what its `config.json` says of the plan.
 
+use std::fmt;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -10,13 +11,36 @@ use crate::block::BlockSet;
 use crate::error::{Error, Result};
 use crate::kv_plan::KvGroup;
 use crate::plan::Repair;
-use crate::stage::Stage;
+
+/// What an exported folder is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FolderStage {
+    /// Prefill.
+    Prefill,
+    /// Decode.
+    Decode,
+    /// Both, of a plan whose stages are the same.
+    Unified,
+}
+
+impl fmt::Display for FolderStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+            Self::Unified => "unified",
+        })
+    }
+}
 
 /// What an exported folder says of the plan that it was made from.
 #[derive(Clone, Debug)]
 pub struct StageFolder {
-    /// The stage that the folder is for.
-    pub stage: Stage,
+    /// What the folder is for.
+    pub stage: FolderStage,
+    /// What the folders of one plan have in common; empty where an older export does not say.
+    pub pair: String,
     /// The model's name in the plan.
     pub base_model: String,
     /// The model's hash.
@@ -34,7 +58,9 @@ pub struct StageFolder {
 /// The object `pdtrim` of `config.json`.
 #[derive(Deserialize)]
 struct About {
-    stage: Stage,
+    stage: FolderStage,
+    #[serde(default)]
+    pair: String,
     base_model: String,
     base_hash: String,
     method: String,
@@ -74,6 +100,7 @@ impl StageFolder {
         }
         Ok(Self {
             stage: about.stage,
+            pair: about.pair,
             base_model: about.base_model,
             base_hash: about.base_hash,
             method: about.method,

@@ -12,7 +12,7 @@ mod mergekit;
 
 use std::path::Path;
 
-pub use folder::StageFolder;
+pub use folder::{FolderStage, StageFolder};
 
 use crate::block::BlockSet;
 use crate::error::{Error, Result};

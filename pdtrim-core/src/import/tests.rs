@@ -4,7 +4,6 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::stage::Stage;
 
 /// A folder with one file in it.
 fn file(name: &str, text: &str) -> (TempDir, PathBuf) {
@@ -189,7 +188,7 @@ fn folder(about: &serde_json::Value) -> Result<StageFolder> {
 #[test]
 fn an_exported_folder_says_its_stage_blocks_and_kv() {
     let read = folder(&about()).unwrap();
-    assert_eq!(read.stage, Stage::Decode);
+    assert_eq!(read.stage, FolderStage::Decode);
     assert_eq!(read.removed.to_indices(), [1, 6]);
     assert_eq!(read.kv[0].blocks, [2, 3]);
     let mut removed = PerStage::dense(8);
@@ -219,6 +218,12 @@ fn a_folder_without_a_whole_plan_in_it_is_refused() {
     assert!(said(narrow).contains("pdtrim.width"));
     let mut broken = about();
     broken["stage"] = json!("both");
+    let mut unified = about();
+    unified["stage"] = json!("unified");
+    unified["pair"] = json!("sha256:7");
+    let unified = folder(&unified).unwrap();
+    assert_eq!(unified.stage.to_string(), "unified");
+    assert_eq!(unified.pair, "sha256:7");
     assert!(matches!(folder(&broken), Err(Error::Json { .. })));
 }
 

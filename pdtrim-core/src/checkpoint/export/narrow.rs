@@ -4,11 +4,12 @@ use burn::store::bridge;
 use burn::store::burn_pack::Tensor as PackTensor;
 use burn::tensor::{DType, Shape, TensorData};
 
-use super::super::names::{DOWN_PROJ, DOWN_PROJ_BIAS, O_PROJ_BIAS, Slot, slots};
+use super::super::names::{DOWN_PROJ, DOWN_PROJ_BIAS, O_PROJ, O_PROJ_BIAS, Slot, slots};
 use super::super::weights::convert;
+use super::forms::ExportForm;
 use crate::block::BlockId;
-use crate::config::{Architecture, ModelConfig};
-use crate::error::{Error, Result};
+use crate::config::ModelConfig;
+use crate::error::Result;
 use crate::width::{BlockBiases, Indices, RemovedWidth, StageBiases, StageWidths};
 
 /// What is zero in a stage's weights, and its biases.
@@ -28,8 +29,12 @@ impl Narrow {
         }
     }
 
+    /// # Errors
+    ///
+    /// [`Error::Export`](crate::Error::Export) for biases that the form has no place for.
     pub(super) fn new(
         config: &ModelConfig,
+        form: ExportForm,
         widths: &StageWidths,
         biases: &StageBiases,
     ) -> Result<Self> {
@@ -38,12 +43,8 @@ impl Narrow {
             blocks.any(|block| !part(block).is_empty())
         };
         let (attention, mlp) = (any(|block| &block.attention), any(|block| &block.mlp));
-        if (attention || mlp) && config.architecture != Architecture::Llama {
-            let class = config.architecture.class_name();
-            return Err(Error::Export {
-                form: "a Hugging Face folder",
-                reason: format!("{class} has no place for the biases of its narrower blocks"),
-            });
+        if attention || mlp {
+            form.check_biases(config)?;
         }
         Ok(Self {
             config: ModelConfig {
@@ -122,7 +123,7 @@ impl Narrow {
             | "self_attn.k_proj.bias"
             | "self_attn.v_proj.weight"
             | "self_attn.v_proj.bias" => (&width.groups, width_of_key, false),
-            "self_attn.o_proj.weight" => (&width.groups, width_of_queries, true),
+            O_PROJ => (&width.groups, width_of_queries, true),
             "mlp.gate_proj.weight"
             | "mlp.gate_proj.bias"
             | "mlp.up_proj.weight"

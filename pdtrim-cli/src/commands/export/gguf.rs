@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use pdtrim_core::checkpoint::Checkpoint;
-use pdtrim_core::repair::{RepairWeights, StageRepair};
+use anyhow::{Context, Result, bail, ensure};
+use pdtrim_core::checkpoint::{Checkpoint, ExportForm, StageWeights};
+use pdtrim_core::repair::StageRepair;
 use pdtrim_core::{BlockSet, Plan};
 use serde_json::Value;
 
-use super::export::about;
-use crate::args::{ExportArgs, GgufArg, StageArg};
+use super::about::about;
+use super::chosen::Chosen;
+use crate::args::{ExportArgs, GgufArg};
 use crate::progress::Progress;
 use crate::{output, session};
 
@@ -61,18 +62,20 @@ fn of_plan(
     let checkpoint = Checkpoint::open(&session::fetch(model, args.offline, progress)?)?;
     plan.check_model(model, &checkpoint.hash()?)
         .with_context(cannot)?;
-    ensure!(
-        plan.file().width.is_none(),
-        "{} makes blocks narrower: --gguf expects a plan without [width]; without --gguf its stages are \
-            written with zeros",
-        args.source
-    );
-    let stage = args.stage.map(StageArg::stage);
-    let stage =
-        stage.context("a plan has two stages: name one with --stage prefill or --stage decode")?;
-    let removed = plan.removed().of(stage).clone();
-    let weights =
-        RepairWeights::of_plan(&plan, source, checkpoint.config()).with_context(cannot)?;
-    let about = about(&plan, stage, &removed, weights.of(stage));
-    Ok((checkpoint, (removed, weights.of(stage).clone(), about)))
+    let chosen = Chosen::of_plan(&plan, source, checkpoint.config(), args.stage);
+    let chosen = chosen.with_context(cannot)?;
+    chosen
+        .check_form(&plan, ExportForm::Plain)
+        .with_context(cannot)?;
+    let about = about(&plan, &chosen, ExportForm::Plain);
+    let repaired = match chosen.weights {
+        StageWeights::Own => StageRepair::default(),
+        StageWeights::Repaired(repaired) => repaired,
+        StageWeights::Narrow(..) => bail!(
+            "{} makes blocks narrower: --gguf expects a plan without [width]; without --gguf its stages are \
+                written with zeros",
+            args.source
+        ),
+    };
+    Ok((checkpoint, (chosen.removed, repaired, about)))
 }
