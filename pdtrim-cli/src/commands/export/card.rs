@@ -295,8 +295,9 @@ impl Card<'_> {
                      plan says.\n"
                 }
                 ExportForm::NoOp | ExportForm::Identity => {
-                    "Layers have the numbers of the base model on both sides, for a connector that hands over keys \
-                     and values by name.\n`pdtrim serve` pairs stages by itself, and trims as the plan says.\n"
+                    "In this form layers have the numbers of the base model, for a connector that hands over keys and \
+                     values by layer\nname between two such folders. `pdtrim serve` pairs stages by itself, and trims as \
+                     the plan says.\n"
                 }
             }
         };

@@ -19,13 +19,18 @@ use super::{HubId, HubSettings, is_gguf, is_plain_path};
 use crate::checkpoint::source::{PullEvent, SourceError};
 
 /// Files that belong to a checkpoint beside its weights; the first one is needed, the others are fetched if they exist.
-pub(super) const SMALL_FILES: [&str; 6] = [
+/// The card and the licence say what may be done with an export of the model.
+pub(super) const SMALL_FILES: [&str; 10] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "README.md",
+    "LICENSE",
+    "LICENSE.txt",
+    "NOTICE",
 ];
 
 pub(super) const WEIGHTS: &str = "model.safetensors";

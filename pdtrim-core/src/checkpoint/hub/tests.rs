@@ -70,7 +70,7 @@ fn text(name: &'static str) -> (&'static str, Vec<u8>) {
 fn single() -> FakeHub {
     let mut files: Vec<_> = SMALL_FILES
         .into_iter()
-        .chain([WEIGHTS, "README.md", "pytorch_model.bin"])
+        .chain([WEIGHTS, "notes.md", "pytorch_model.bin"])
         .map(text)
         .collect();
     files.retain(|(name, _)| *name != "special_tokens_map.json");
@@ -149,6 +149,10 @@ fn a_single_file_model_is_fetched_without_what_it_does_not_need() {
     let (path, events) = setup.fetch("org/name");
     let path = path.unwrap();
     let expected = [
+        "LICENSE",
+        "LICENSE.txt",
+        "NOTICE",
+        "README.md",
         "chat_template.jinja",
         "config.json",
         "generation_config.json",
