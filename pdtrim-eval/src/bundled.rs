@@ -2,7 +2,7 @@
 
 macro_rules! files {
     ($($path:literal),* $(,)?) => {
-        &[$(($path, include_str!(concat!("../../datasets/", $path)))),*]
+        &[$(($path, include_str!(concat!("../datasets/", $path)))),*]
     };
 }
 

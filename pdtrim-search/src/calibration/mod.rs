@@ -45,7 +45,7 @@ pub use model::{CalibrationModel, ModelWithTokenizer, SampleDraw, sample_windows
 pub use source::CalibrationSource;
 
 /// Prose written for this project, so that the default run needs no data from outside.
-pub const BUNDLED_PROSE: &str = include_str!("../../../datasets/calibration/prose.txt");
+pub const BUNDLED_PROSE: &str = include_str!("../../datasets/calibration/prose.txt");
 
 /// Prose of the same kind that no search sees.
-pub const BUNDLED_HELD_OUT_PROSE: &str = include_str!("../../../datasets/calibration/heldout.txt");
+pub const BUNDLED_HELD_OUT_PROSE: &str = include_str!("../../datasets/calibration/heldout.txt");
