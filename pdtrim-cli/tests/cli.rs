@@ -21,6 +21,8 @@ mod kv;
 mod kv_export;
 #[path = "cli/needle.rs"]
 mod needle;
+#[path = "cli/onnx.rs"]
+mod onnx;
 #[path = "cli/sensitivity.rs"]
 mod sensitivity;
 #[path = "cli/serve.rs"]

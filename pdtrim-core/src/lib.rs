@@ -12,7 +12,7 @@
 //!
 //! This crate knows nothing of the command line, of printing, of search strategies or of benchmarks.
 //! `burn-import`, where older guides look for weights, is a forwarder today: weights go through
-//! `burn-store` (used here), ONNX through `burn-onnx`.
+//! `burn-store`, ONNX files through `burn-onnx` (feature `onnx`).
 //!
 //! ```
 //! use pdtrim_core::model::BlockModel;

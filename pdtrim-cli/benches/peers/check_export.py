@@ -113,8 +113,7 @@ class Checks:
             if self.args.mergekit:
                 self.check_mergekit(case, forms["plain"])
 
-    def exported(self, case: Case) -> dict[str, Path]:
-        """The decode stage in each form."""
+    def plan(self, case: Case) -> Path:
         config = json.loads((case.base / "config.json").read_text())
         said = json.loads(self.pdtrim("inspect", case.base, "--json"))
         plan = self.folder / f"{case.name}.toml"
@@ -122,6 +121,11 @@ class Checks:
             f'version = 1\nmethod = "manual"\n[model]\nname = "{case.base}"\nhash = "{said["hash"]}"\n'
             f"blocks = {config['num_hidden_layers']}\n[removed]\nprefill = {case.prefill}\ndecode = {case.decode}\n"
         )
+        return plan
+
+    def exported(self, case: Case) -> dict[str, Path]:
+        """The decode stage in each form."""
+        plan = self.plan(case)
         forms = {form: self.folder / f"{case.name}-{form}" for form in ("plain", "noop", "identity")}
         for form, folder in forms.items():
             self.pdtrim("export", plan, "--stage", "decode", "--form", form, "--out", folder)

@@ -7,12 +7,12 @@ use pdtrim_core::checkpoint::gguf::OutputType;
 
 use super::DtypeArg;
 
-/// Write a Hugging Face folder, or a GGUF file.
+/// Write a Hugging Face folder, a GGUF file, or an ONNX file.
 #[derive(Args, Debug)]
 pub(crate) struct ExportArgs {
     /// A model (the dense model is written) or a plan file ending in .toml (one of its stages is).
     pub(crate) source: String,
-    /// The folder to write, or the file with --gguf.
+    /// The folder to write, or the file with --gguf or --onnx.
     #[arg(long, short, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// The stage of the plan.
@@ -33,6 +33,9 @@ pub(crate) struct ExportArgs {
     /// Write one GGUF file for llama.cpp instead, with matrices of this element type.
     #[arg(long, value_enum, value_name = "TYPE", conflicts_with_all = ["form", "dtype", "max_shard_size"])]
     pub(crate) gguf: Option<GgufArg>,
+    /// Write one ONNX file instead, from this many token ids to their logits, in f32; for builds with the feature onnx.
+    #[arg(long, value_name = "TOKENS", conflicts_with_all = ["form", "dtype", "max_shard_size", "gguf"])]
+    pub(crate) onnx: Option<usize>,
     /// Use the caches only, no network.
     #[arg(long)]
     pub(crate) offline: bool,

@@ -12,6 +12,7 @@ mod hf;
 pub mod hub;
 mod licence;
 mod names;
+mod onnx_export;
 pub mod pull;
 pub mod seeded;
 mod shards;

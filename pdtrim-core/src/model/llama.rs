@@ -3,6 +3,8 @@
 mod block_modules;
 mod gradients;
 mod mlp_output;
+#[cfg(feature = "onnx")]
+pub(crate) mod onnx;
 mod width;
 
 use std::fmt;

@@ -21,6 +21,8 @@ pub use block::Block;
 pub use block::Mlp;
 pub use block_modules::{BlockModules, BlockWeights, block_weights, with_weights};
 pub use gradients::{BlockGradients, FollowedBlock};
+#[cfg(feature = "onnx")]
+pub(crate) use llama::onnx;
 pub use llama::{Llama, LlamaWeights, Projection, RmsNorm};
 pub use mlp_output::{DownProjs, MlpOutput, MlpStep};
 pub use rope::Angles;

@@ -1,7 +1,9 @@
 mod about;
 mod card;
 mod chosen;
+mod file;
 mod gguf;
+mod onnx;
 mod scores;
 
 use std::path::Path;
@@ -23,6 +25,9 @@ use crate::{output, session};
 pub(crate) fn run(args: &ExportArgs, progress: Progress) -> Result<()> {
     if let Some(kind) = args.gguf {
         return gguf::run(args, kind, progress);
+    }
+    if let Some(n_tokens) = args.onnx {
+        return onnx::run(args, n_tokens, progress);
     }
     let is_plan = Path::new(&args.source)
         .extension()
