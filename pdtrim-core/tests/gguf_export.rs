@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Device, TensorData};
 use half::{bf16, f16};
 use pdtrim_core::checkpoint::gguf::{GgufFile, OutputType};
-use pdtrim_core::checkpoint::{Checkpoint, seeded};
+use pdtrim_core::checkpoint::{Checkpoint, StageWeights, seeded};
 use pdtrim_core::config::{Architecture, ModelConfig, RopeScaling};
 use pdtrim_core::repair::{RepairWeights, StageRepair};
 use pdtrim_core::testing::tiny_config;
@@ -427,13 +427,13 @@ fn a_written_file_is_a_source_too_but_not_its_own_target() {
     assert_eq!(weights(&again), weights(&written));
     same_tokens(&place, &again);
     let own = written.path().to_owned();
-    let error = written.export_gguf(&none, &repair, OutputType::F32, &Value::Null, &own);
-    assert!(
-        error
-            .unwrap_err()
-            .to_string()
-            .contains("the checkpoint it is read from")
-    );
+    for error in [
+        written.export_gguf(&none, &repair, OutputType::F32, &Value::Null, &own),
+        written.export_onnx(&none, &StageWeights::Own, 4, &own),
+    ] {
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("the checkpoint it is read from"), "{error}");
+    }
 }
 
 #[test]

@@ -55,12 +55,7 @@ impl Checkpoint {
                 found: removed.depth(),
             });
         }
-        if let (Ok(own), Ok(target)) = (fs::canonicalize(self.path()), fs::canonicalize(path))
-            && own == target
-        {
-            let reason = format!("{} is the checkpoint it is read from", path.display());
-            return Err(refused(reason));
-        }
+        self.refuse_own_file(path).map_err(refused)?;
         check(config)?;
         let metadata = self.metadata(removed, weights, pdtrim)?;
         let written = self.written(removed, repaired, weights)?;

@@ -20,7 +20,7 @@ pub mod source;
 mod weights;
 pub mod wheel;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -79,7 +79,7 @@ impl Checkpoint {
     ///
     /// [`Error::NotACheckpoint`], [`Error::Io`], [`Error::Json`], [`Error::Config`] or [`Error::Gguf`].
     pub fn open(path: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
+        let metadata = fs::metadata(path).map_err(Error::io("read", path))?;
         let (config, source) = if metadata.is_dir() {
             let (config, folder) = HfFolder::open(path)?;
             (config, Source::Hf(folder))
@@ -212,6 +212,17 @@ impl Checkpoint {
     /// As [`load`](Self::load).
     pub fn load_streamed(&self, dtype: DType, device: &Device) -> Result<Llama> {
         weights::load_streamed(&self.path, &self.config, &self.tensors()?, dtype, device)
+    }
+
+    /// The reason not to write a file at `path`, if it is the one that the checkpoint is read from.
+    fn refuse_own_file(&self, path: &Path) -> Result<(), String> {
+        match (fs::canonicalize(self.path()), fs::canonicalize(path)) {
+            (Ok(own), Ok(target)) if own == target => Err(format!(
+                "{} is the checkpoint it is read from",
+                path.display()
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The model's tensors by Hugging Face name, checked for presence and shape, not yet read.

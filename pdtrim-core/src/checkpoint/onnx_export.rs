@@ -52,6 +52,7 @@ impl Checkpoint {
                 config.context_length
             )));
         }
+        self.refuse_own_file(path).map_err(refused)?;
         check_size(config, removed)?;
         let weight_bytes = write(self, removed, weights, n_tokens, path)?;
         Ok(ExportReport {
