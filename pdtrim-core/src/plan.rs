@@ -115,7 +115,7 @@ pub struct PlanFile {
     /// What was fitted after removal.
     #[serde(default)]
     pub repair: Repair,
-    /// How the KV blocks were chosen: `attention`, `loss`, `manual`, or empty.
+    /// How the KV blocks were chosen: `attention`, `loss`, `divergence`, `manual`, or empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub kv_method: String,
     /// The model.

@@ -35,6 +35,24 @@ pub(crate) enum KvMenuArg {
     Both,
 }
 
+/// What a search for KV plans measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KvPriceArg {
+    /// Mean negative log-likelihood of the continuations
+    Loss,
+    /// Mean KL divergence of the next token's distribution from the dense model's
+    Divergence,
+}
+
+impl KvPriceArg {
+    pub(crate) fn in_words(self) -> &'static str {
+        match self {
+            Self::Loss => "loss",
+            Self::Divergence => "divergence",
+        }
+    }
+}
+
 /// Published policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum KvPolicyArg {
@@ -88,6 +106,10 @@ pub(crate) struct KvSearchArgs {
     /// Published policies to hold the plans against, at equal bytes in bf16, separated by commas.
     #[arg(long, value_delimiter = ',', value_enum, default_values_t = [KvPolicyArg::Window, KvPolicyArg::Snapkv, KvPolicyArg::AdaKv, KvPolicyArg::H2o, KvPolicyArg::Think])]
     pub(crate) policies: Vec<KvPolicyArg>,
+    /// What prices are: how much the loss of the text rises, or how far predictions diverge from the dense
+    /// model's, which sees changes that happen to spare the text at hand.
+    #[arg(long, value_enum, default_value_t = KvPriceArg::Loss)]
+    pub(crate) by: KvPriceArg,
     /// How often blocks' prices are measured again for each factor.
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) rounds: usize,

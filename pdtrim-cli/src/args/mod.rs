@@ -36,7 +36,7 @@ pub(crate) use export::{ExportArgs, GgufArg, StageArg};
 pub(crate) use generate::GenerateArgs;
 pub(crate) use import::{ImportArgs, ImportStageArg};
 pub(crate) use inspect::{InspectArgs, PullArgs};
-pub(crate) use kv::{KvArgs, KvCommand, KvMenuArg, KvPolicyArg, KvSearchArgs};
+pub(crate) use kv::{KvArgs, KvCommand, KvMenuArg, KvPolicyArg, KvPriceArg, KvSearchArgs};
 pub(crate) use kv_export::KvExportArgs;
 pub(crate) use logprobs::LogprobsArgs;
 pub(crate) use model::{DEFAULT_MODEL, DtypeArg, ModelArgs};

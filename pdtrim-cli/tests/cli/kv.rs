@@ -167,3 +167,41 @@ fn what_makes_no_sense_is_refused_by_name() {
     let error = place.failure(&words(&["--prompt-tokens", "4000"]));
     assert!(error.contains("128"), "{error}");
 }
+
+#[test]
+fn prices_may_be_divergences_from_the_dense_model() {
+    let place = Place::new();
+    let by = |by, out| {
+        let menu = [
+            "--menus",
+            "both",
+            "--policies",
+            "window",
+            "--by",
+            by,
+            "--out",
+            out,
+        ];
+        said(&mut place.pdtrim(&words(&menu))).1
+    };
+    let notes = by("divergence", "one");
+    assert!(notes.contains("at a divergence of 0."), "{notes}");
+    let plan = read(&place.path("one/plan-both-3x.toml"));
+    assert!(plan.contains("kv_method = \"divergence\""), "{plan}");
+    let front: Value = serde_json::from_str(&read(&place.path("one/front.json"))).unwrap();
+    assert!(front.to_string().contains("\"by\":\"divergence\""));
+    // What is reported is the loss on other text, whatever chose the plan.
+    for row in front["rows"].as_array().unwrap() {
+        assert!(row["loss"].as_f64().unwrap() > 1.0, "{row}");
+        assert!(row["calibration_loss"].is_null(), "{row}");
+    }
+    // In the same folder nothing of it is taken for a loss.
+    let notes = by("loss", "one");
+    assert!(notes.contains("at a loss of"), "{notes}");
+    assert!(read(&place.path("one/plan-both-3x.toml")).contains("kv_method = \"loss\""));
+    let error = place.failure(&words(&["--by", "divergence", "--max-rise", "2"]));
+    assert!(
+        error.contains("expected --by loss, found --by divergence"),
+        "{error}"
+    );
+}

@@ -21,7 +21,7 @@ use super::choices::Candidate;
 use super::page;
 use super::report::{Kind, Report, Row};
 use super::sends::Sends;
-use crate::args::{KvMenuArg, KvSearchArgs, PlanArgs};
+use crate::args::{KvMenuArg, KvPriceArg, KvSearchArgs, PlanArgs};
 use crate::commands::load_all;
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
@@ -90,6 +90,11 @@ fn factors(args: &KvSearchArgs) -> Result<Vec<f64>> {
             "factors: expected numbers of at least 1, found {factor}"
         );
     }
+    ensure!(
+        args.max_rise.is_none() || args.by == KvPriceArg::Loss,
+        "--max-rise is a rise of the loss: expected --by loss, found --by {}",
+        args.by.in_words()
+    );
     let mut factors = args.factors.clone();
     factors.sort_by(f64::total_cmp);
     factors.dedup();
@@ -150,7 +155,7 @@ impl Search<'_> {
             row.ask(candidate.goal);
             row.factor = sizes.dense_bf16_bytes() / bytes;
             row.bytes = bytes;
-            row.calibration_loss = candidate.cost;
+            row.calibration_loss = candidate.cost.filter(|_| self.args.by == KvPriceArg::Loss);
             row.kv = sends.groups();
             row.sends = sends.in_words();
             row.tasks = TaskScore::of(&tasks, Some(&dense));
@@ -194,6 +199,10 @@ impl Search<'_> {
 
     fn front(&self, menu: KvMenuArg, sizes: &KvSizes) -> Result<Vec<Candidate>> {
         let loss = self.loss(self.chosen_on)?;
+        let (loss, measured) = match self.args.by {
+            KvPriceArg::Loss => (loss, "front"),
+            KvPriceArg::Divergence => (loss.divergence()?, "front by divergence"),
+        };
         let choices = self.menu(menu);
         let mut search = FrontSearch {
             loss: &loss,
@@ -220,15 +229,16 @@ impl Search<'_> {
         }
         search.factors = &within;
         let journal = self.folder.journal("kv");
-        let journal = Journal::resume(&journal, &self.fingerprint("front", self.chosen_on)?)?;
+        let journal = Journal::resume(&journal, &self.fingerprint(measured, self.chosen_on)?)?;
         let planned = search.planned_evaluations();
         let step = self.progress.step(&format!("search {kind}"), planned);
         let front = search.run(Some(journal), &mut |_| step.advance())?;
         drop(step);
         let points = front.points.into_iter().map(|point| {
             self.progress.say(&format!(
-                "{kind}: {:.2}x fewer bytes at a loss of {:.4} ({:+.4})",
+                "{kind}: {:.2}x fewer bytes at a {} of {:.4} ({:+.4})",
                 point.factor,
+                self.args.by.in_words(),
                 point.cost,
                 point.cost - front.base_cost
             ));
@@ -297,7 +307,7 @@ impl Search<'_> {
         let plan = Plan::new(PlanFile {
             boundary: self.bound.boundary,
             kv: kv.to_groups(),
-            kv_method: "loss".to_owned(),
+            kv_method: self.args.by.in_words().to_owned(),
             scores: Vec::new(),
             ..file
         })?;
@@ -382,6 +392,7 @@ impl Search<'_> {
             "first": self.args.first,
             "encodings": self.encodings(),
             "policies": self.args.policies.iter().filter_map(|policy| Some(policy.to_possible_value()?.get_name().to_owned())).collect::<Vec<_>>(),
+            "by": self.args.by.in_words(),
             "rounds": self.args.rounds,
             "tasks": self.args.tasks,
             "limit": self.args.limit,
