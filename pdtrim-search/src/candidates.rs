@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pdtrim_core::BlockId;
+use pdtrim_core::{BlockId, BlockSet};
 
 use crate::error::{Error, Result};
 use crate::problem::Problem;
@@ -56,7 +56,7 @@ impl fmt::Display for DistillThreshold {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CandidateSets {
     pruning: Vec<BlockId>,
-    distillation: Vec<BlockId>,
+    distillation: BlockSet,
 }
 
 impl CandidateSets {
@@ -86,7 +86,8 @@ impl CandidateSets {
             pruning.contains(&BlockId::new(first.index() + 1))
                 && redundancy.is_some_and(|redundancy| *redundancy >= threshold.0)
         };
-        let distillation = pruning.iter().copied().filter(is_pair).collect();
+        let pairs = pruning.iter().filter(|id| is_pair(id));
+        let distillation = BlockSet::from_indices(depth, pairs.map(|id| id.index()))?;
         // Stable: ties stay in the blocks' order.
         let redundancy = |id: &BlockId| problem.redundancy(*id);
         pruning.sort_by(|a, b| redundancy(b).total_cmp(&redundancy(a)));
@@ -101,16 +102,14 @@ impl CandidateSets {
         &self.pruning
     }
 
-    /// The first block of each pair that one distilled block may replace, ascending.
-    pub fn distillation(&self) -> &[BlockId] {
+    /// The first block of each pair that one distilled block may replace.
+    pub fn distillation(&self) -> &BlockSet {
         &self.distillation
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use pdtrim_core::BlockSet;
-
     use super::*;
     use crate::problem::Target;
 
@@ -129,7 +128,7 @@ mod tests {
     fn the_ends_are_in_neither_set_and_pairs_reach_the_threshold() {
         let sets = sets(Target::Prefill, 0.95).unwrap();
         assert_eq!(indices(sets.pruning()), [2, 4, 3, 1]);
-        assert_eq!(indices(sets.distillation()), [1, 3]);
+        assert_eq!(sets.distillation().to_indices(), [1, 3]);
     }
 
     #[test]
@@ -140,7 +139,7 @@ mod tests {
         };
         let sets = sets(target, 0.9).unwrap();
         assert_eq!(indices(sets.pruning()), [2, 4, 3]);
-        assert_eq!(indices(sets.distillation()), [2, 3]);
+        assert_eq!(sets.distillation().to_indices(), [2, 3]);
     }
 
     #[test]

@@ -120,8 +120,8 @@ fn candidates(
         (Some(windows), Some(settings)) => PairsJob {
             session: &run.session,
             firsts: PerStage {
-                prefill: firsts(run, &sets.prefill)?,
-                decode: firsts(run, &sets.decode)?,
+                prefill: sets.prefill.distillation().clone(),
+                decode: sets.decode.distillation().clone(),
             },
             boundary: config.boundary,
             windows,
@@ -152,11 +152,6 @@ fn candidates(
         in_words("decode", &sets.decode),
     ];
     Ok(Some((sizes, pairs)))
-}
-
-fn firsts(run: &Run, sets: &CandidateSets) -> Result<BlockSet> {
-    let firsts = sets.distillation().iter().map(|id| id.index());
-    Ok(BlockSet::from_indices(run.session.depth(), firsts)?)
 }
 
 /// The searches of a run.

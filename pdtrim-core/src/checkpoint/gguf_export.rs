@@ -48,13 +48,7 @@ impl Checkpoint {
         path: &Path,
     ) -> Result<ExportReport> {
         let config = self.config();
-        if removed.depth() != config.n_blocks {
-            return Err(Error::Depth {
-                field: "removed",
-                expected: config.n_blocks,
-                found: removed.depth(),
-            });
-        }
+        self.check_depth(removed)?;
         self.refuse_own_file(path).map_err(refused)?;
         check(config)?;
         let metadata = self.metadata(removed, weights, pdtrim)?;

@@ -37,6 +37,7 @@ pub use licence::Licence;
 pub(crate) use names::{DOWN_PROJ, DOWN_PROJ_BIAS, O_PROJ_BIAS, block_shapes};
 use shards::Access;
 
+use crate::block::BlockSet;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::Llama;
@@ -212,6 +213,19 @@ impl Checkpoint {
     /// As [`load`](Self::load).
     pub fn load_streamed(&self, dtype: DType, device: &Device) -> Result<Llama> {
         weights::load_streamed(&self.path, &self.config, &self.tensors()?, dtype, device)
+    }
+
+    /// Refuses blocks of a model of another depth.
+    fn check_depth(&self, removed: &BlockSet) -> Result<()> {
+        let (expected, found) = (self.config().n_blocks, removed.depth());
+        if expected == found {
+            return Ok(());
+        }
+        Err(Error::Depth {
+            field: "removed",
+            expected,
+            found,
+        })
     }
 
     /// The reason not to write a file at `path`, if it is the one that the checkpoint is read from.

@@ -39,13 +39,7 @@ impl Checkpoint {
         path: &Path,
     ) -> Result<ExportReport> {
         let config = self.config();
-        if removed.depth() != config.n_blocks {
-            return Err(Error::Depth {
-                field: "removed",
-                expected: config.n_blocks,
-                found: removed.depth(),
-            });
-        }
+        self.check_depth(removed)?;
         if n_tokens == 0 || n_tokens > config.context_length {
             return Err(refused(format!(
                 "its sequences have 1 to {} tokens, found {n_tokens}",

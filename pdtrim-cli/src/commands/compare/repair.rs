@@ -62,8 +62,7 @@ impl Comparison<'_> {
             let protect_ends = self.configuration.protect_ends;
             let problem = Problem::new(Target::Unified, redundancy, 0, protect_ends)?;
             let sets = CandidateSets::new(&problem, pairs.of(stage), threshold)?;
-            let firsts = sets.distillation().iter().map(|id| id.index());
-            Ok(BlockSet::from_indices(self.session.depth(), firsts)?)
+            Ok(sets.distillation().clone())
         };
         Ok(PerStage {
             prefill: of(Stage::Prefill)?,

@@ -143,14 +143,7 @@ impl Checkpoint {
         settings: &ExportSettings,
         folder: &Path,
     ) -> Result<ExportReport> {
-        let depth = self.config().n_blocks;
-        if stage.removed.depth() != depth {
-            return Err(Error::Depth {
-                field: "removed",
-                expected: depth,
-                found: stage.removed.depth(),
-            });
-        }
+        self.check_depth(&stage.removed)?;
         let form = settings.form;
         let narrow = match &stage.weights {
             StageWeights::Narrow(widths, biases) => {
