@@ -16,7 +16,7 @@ const FIRST_ROUND: usize = 4;
 ///
 /// A race evaluates all K candidates on a few of the objective's N units (calibration windows), drawn
 /// by the seed; then those that can still win on half as many more; and so on, until the survivors
-/// have seen all N. The cheapest survivor wins. It costs what the full evaluation says: to the bit if
+/// have seen all N. The cheapest survivor wins, or, for a beam, the w cheapest do. It costs what the full evaluation says: to the bit if
 /// what a window costs does not depend on the windows that run with it, as on the CPU; else up to
 /// rounding.
 ///
@@ -25,8 +25,9 @@ const FIRST_ROUND: usize = 4;
 /// standard deviation, give d - t s / √n √(1 - n / N) >
 /// [`COST_RESOLUTION`](pdtrim_core::objective::COST_RESOLUTION). The last factor is there because the
 /// units are drawn without replacement from the N that decide. t is the quantile of Student's distribution
-/// with n - 1 degrees of freedom that is exceeded with probability error / ((K - 1) R), R being the number
-/// of rounds after which candidates are dropped.
+/// with n - 1 degrees of freedom that is exceeded with probability error / (w (K - 1) R), R being the number
+/// of rounds after which candidates are dropped. Where w win, all of the w that look cheapest have to be
+/// cheaper beyond doubt.
 ///
 /// From a few units, s is hardly known, and t is large. But the candidates of a race scatter alike: so
 /// from eight differences on, s² is the mean of its own estimate and of what all of them have in common,
@@ -38,7 +39,8 @@ const FIRST_ROUND: usize = 4;
 /// It bounds the probability, over the order in which units are drawn, that the race's winner is not
 /// the one that the full evaluation chooses from the same candidates. That one is dropped only if one
 /// of the K - 1 others seems cheaper after one of the R rounds, so that the probabilities of these
-/// (K - 1) R events add up to at most the error. It is assumed that the mean of n paired differences,
+/// (K - 1) R events add up to at most the error. One of several winners is dropped only if all that look
+/// cheapest seem cheaper, of which one at least is not, so there are w times as many such events. It is assumed that the mean of n paired differences,
 /// divided by its estimated standard error, follows Student's distribution, as it does where
 /// differences are normal and their variances are drawn as stated; few units or heavy tails make that
 /// an approximation. Several races, one for each removed block say, err with at most the sum of their
@@ -69,12 +71,14 @@ impl Racing {
         self.error
     }
 
-    /// Costs of `candidates`, `None` for those that were dropped. `on_units` as in [`Ledger::unit_costs`].
+    /// Costs of `candidates`, `None` for those that were dropped because they are not among the `winners`
+    /// cheapest. `on_units` as in [`Ledger::unit_costs`].
     ///
     /// A candidate that was evaluated in full without a race only meets the survivors.
     pub(crate) fn costs(
         &self,
         candidates: &[PerStage<BlockSet>],
+        winners: usize,
         ledger: &mut Ledger<'_>,
         on_units: &mut (dyn FnMut(usize, Option<&Evaluation>) + Send),
     ) -> Result<Vec<Option<f64>>> {
@@ -82,7 +86,7 @@ impl Racing {
         let runners = candidates
             .iter()
             .map(|candidate| Runner::new(candidate, 0.0));
-        self.run(runners.collect(), ledger, on_units)?;
+        self.run(runners.collect(), winners, ledger, on_units)?;
         Ok(candidates
             .iter()
             .map(|candidate| ledger.cost(candidate))
@@ -100,21 +104,22 @@ impl Racing {
     ) -> Result<Option<f64>> {
         ledger.ask(std::slice::from_ref(challenger));
         let runners = vec![Runner::new(challenger, 0.0), Runner::new(incumbent, by)];
-        self.run(runners, ledger, on_units)?;
+        self.run(runners, 1, ledger, on_units)?;
         Ok(ledger.cost(challenger))
     }
 
-    /// Lets them run until all units are seen, dropping those that cannot win any more.
+    /// Lets them run until all units are seen, dropping those that cannot be among the `winners` any more.
     fn run(
         &self,
         mut runners: Vec<Runner<'_>>,
+        winners: usize,
         ledger: &mut Ledger<'_>,
         on_units: &mut (dyn FnMut(usize, Option<&Evaluation>) + Send),
     ) -> Result<()> {
         let units = ledger.units();
         let rounds = rounds(units);
         let order = shuffled(units, self.seed);
-        let tests = runners.len().saturating_sub(1) * (rounds.len() - 1);
+        let tests = winners * runners.len().saturating_sub(1) * (rounds.len() - 1);
         // Above one half, a cheaper candidate would count as dearer.
         let level = (self.error / tests.max(1) as f64).min(0.5);
         runners.retain(|runner| ledger.can_race(runner.candidate));
@@ -136,7 +141,8 @@ impl Racing {
             }
             if seen < units {
                 let costs: Vec<&[f64]> = runners.iter().map(|runner| &runner.costs[..]).collect();
-                let mut dearer = Margin::new(level, seen, units).dearer(&costs).into_iter();
+                let margin = Margin::new(level, seen, units);
+                let mut dearer = margin.dearer(&costs, winners).into_iter();
                 runners.retain(|_| dearer.next() == Some(false));
             }
         }

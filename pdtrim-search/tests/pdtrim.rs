@@ -31,6 +31,7 @@ fn pdtrim<'v>(start_temperature: f64, seed: u64) -> PdTrim<'v> {
 fn beam(width: usize) -> Beam {
     Beam {
         width: NonZeroUsize::new(width).unwrap(),
+        racing: Racing::default(),
     }
 }
 

@@ -6,6 +6,7 @@
 mod journal;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use pdtrim_core::objective::{
 use pdtrim_core::testing::TinyModel;
 use pdtrim_core::{BlockSet, Boundary, Error as CoreError, PerStage};
 use pdtrim_search::{
-    Annealing, Error, Ledger, PdTrim, Problem, Racing, Sleb, Step, Strategy, Target, Toy,
+    Annealing, Beam, Error, Ledger, PdTrim, Problem, Racing, Sleb, Step, Strategy, Target, Toy,
 };
 use proptest::prelude::*;
 
@@ -278,6 +279,58 @@ fn a_raced_walk_ends_where_a_full_one_does() {
         assert_eq!(raced, full);
         assert!(few < all / 2, "{few} of {all}");
     }
+}
+
+/// The set that a beam of three finds, and how many evaluations it took.
+fn beam(costs: &[Vec<f64>], error: f64, count: usize) -> (BlockSet, usize) {
+    let objective = Windows::new(costs.to_vec());
+    let strategy = Beam {
+        width: NonZeroUsize::new(3).unwrap(),
+        racing: Racing::new(error, 5).unwrap(),
+    };
+    let (mut planned, mut settled) = (0, 0);
+    let found = strategy.search(
+        &problem(costs.len(), count),
+        &mut Ledger::in_memory(&objective),
+        &mut |step| match step {
+            Step::Planned(evaluations) => planned += evaluations,
+            Step::Settled(evaluations) => settled += evaluations,
+            _ => {}
+        },
+    );
+    assert_eq!(settled, planned, "a bar reaches its end");
+    (found.unwrap(), objective.evaluated().len())
+}
+
+#[test]
+fn a_raced_beam_finds_another_set_less_often_than_stated() {
+    let (error, repeats) = (0.1, 400);
+    let normal = Normal(AtomicU64::new(6));
+    let (mut wrong, mut few, mut all) = (0, 0, 0);
+    for _ in 0..repeats {
+        let costs = normal.table(9, 24, 0.5);
+        let ((raced, raced_evaluations), (full, evaluations)) =
+            (beam(&costs, error, 2), beam(&costs, 0.0, 2));
+        wrong += usize::from(raced != full);
+        few += raced_evaluations;
+        all += evaluations;
+    }
+    // Two races.
+    assert!(
+        (wrong as f64) < 2.0 * error * f64::from(repeats),
+        "{wrong} of {repeats}"
+    );
+    assert!(few < all * 95 / 100, "{few} of {all}");
+}
+
+#[test]
+fn a_beam_races_for_as_many_places_as_it_keeps() {
+    // Every window says the same: after 4 the three cheapest of 6 are known, after 4 more the cheapest pair.
+    let costs: Vec<Vec<f64>> = (0..6).map(|block| vec![f64::from(block); 20]).collect();
+    let (found, evaluations) = beam(&costs, 0.01, 2);
+    assert_eq!(found.to_indices(), [0, 1]);
+    // 6 blocks, of which 3 run to the end; of their 12 pairs one does.
+    assert_eq!(evaluations, 6 * 4 + 3 * 16 + 12 * 4 + 16);
 }
 
 #[test]

@@ -29,7 +29,10 @@ fn measuring_strategies() -> Vec<Box<dyn Strategy>> {
     vec![
         Box::new(PdTrim::new(annealing).unwrap()),
         Box::new(Sleb::default()),
-        Box::new(Beam { width }),
+        Box::new(Beam {
+            width,
+            racing: Racing::default(),
+        }),
         Box::new(Exact::default()),
         Box::new(ShortenedPpl),
     ]

@@ -125,6 +125,7 @@ impl TrimConfig {
             StrategyArg::Sleb => Box::new(Sleb { racing }),
             StrategyArg::Beam => Box::new(Beam {
                 width: self.beam_width,
+                racing,
             }),
             StrategyArg::Exact => Box::new(Exact::default()),
             StrategyArg::Shortgpt => Box::new(ShortGpt),

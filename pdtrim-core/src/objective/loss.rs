@@ -49,8 +49,8 @@ pub struct TransferCandidate<'t> {
 struct DecodeChoice<'t> {
     decode: &'t BlockSet,
     transfer: &'t dyn CacheTransfer,
-    /// Blocks that it receives otherwise than with the base; `None` where nothing is known of that.
-    own: Option<&'t BlockSet>,
+    /// Blocks whose keys and values it receives by that; those of the others by the base.
+    own: &'t BlockSet,
 }
 
 /// Prefill's side of some windows for one P: what candidates that differ in decode only share.
@@ -206,26 +206,16 @@ impl<'a> CalibrationLoss<'a> {
         on_costs: &mut OnUnitCosts<'_>,
     ) -> Result<Vec<Vec<f64>>> {
         self.check_length()?;
-        let depth = self.depth();
-        let none = BlockSet::empty(depth);
-        let choice = |transfer, own| DecodeChoice {
+        let choices = candidates.iter().map(|candidate| DecodeChoice {
             decode: &removed.decode,
-            transfer,
-            own: Some(own),
-        };
-        let choices: Vec<_> = candidates
-            .iter()
-            .map(|candidate| choice(candidate.transfer, &candidate.differs_in))
-            .collect();
-        let forks = candidates.iter().map(|candidate| {
-            let first = candidate.differs_in.iter().next();
-            first.map_or(depth, BlockId::index)
+            transfer: candidate.transfer,
+            own: &candidate.differs_in,
         });
+        let choices: Vec<_> = choices.collect();
         self.decode_costs(
             &removed.prefill,
-            &choice(base, &none),
+            base,
             &choices,
-            forks.collect(),
             &self.all_units(),
             &Report::new(on_costs),
         )
@@ -339,14 +329,14 @@ impl<'a> CalibrationLoss<'a> {
     fn decode_costs(
         &self,
         prefill: &BlockSet,
-        base: &DecodeChoice<'_>,
+        base: &dyn CacheTransfer,
         choices: &[DecodeChoice<'_>],
-        forks: Vec<usize>,
         units: &[usize],
         report: &Report<'_, '_>,
     ) -> Result<Vec<Vec<f64>>> {
         let passage = self.passage();
-        let transfers = choices.iter().chain([base]).map(|choice| choice.transfer);
+        let own = choices.iter().map(|choice| choice.transfer);
+        let transfers = own.chain([base]);
         let observes = transfers.map(CacheTransfer::observes).max().unwrap_or(0);
         let run = self.prompt_run(prefill, units, observes)?;
         let run = &*run;
@@ -360,7 +350,7 @@ impl<'a> CalibrationLoss<'a> {
                     continue;
                 };
                 let cache = match group.cache.block(id) {
-                    Some(cache) => received.block((n, id), cache, choice)?,
+                    Some(cache) => received.block((n, id), cache, choice, base)?,
                     None => BlockCache::with_capacity(0),
                 };
                 let hidden = passage.step_continuation(id, choice.decode, hidden, cache);
@@ -376,16 +366,23 @@ impl<'a> CalibrationLoss<'a> {
             let last = run.groups.iter().map(|group| group.last.clone());
             self.leave_groups(&passage, units, &sizes, last, streams)
         };
+        let first_difference = |a: &DecodeChoice<'_>, b: &DecodeChoice<'_>| {
+            let own = [a, b]
+                .into_iter()
+                .filter_map(|choice| choice.own.iter().next());
+            let own = own.map(BlockId::index).min().unwrap_or(self.depth());
+            own.min(self.first_difference(Stage::Decode, a.decode, b.decode))
+        };
         let sweep = Sweep {
             depth: self.depth(),
-            base,
             candidates: choices,
             by_block: self.model().holds_one_block(),
             in_parallel: *self.model().device() == Device::flex(),
+            first_difference: &first_difference,
             step: &step,
             leave: &leave,
         };
-        sweep.run(forks, self.continuations(&passage, units)?, report)
+        sweep.run(self.continuations(&passage, units)?, report)
     }
 
     /// Candidates that differ in P: both stages run, block by block.
@@ -414,35 +411,31 @@ impl<'a> CalibrationLoss<'a> {
                 .collect();
             self.leave_groups(&passage, units, &sizes, last.into_iter(), streams)
         };
-        let base = common(candidates);
-        let forks = candidates
-            .iter()
-            .map(|candidate| self.first_difference(&base, candidate))
-            .collect();
+        let first_difference = |a: &PerStage<BlockSet>, b: &PerStage<BlockSet>| {
+            let of = |stage| self.first_difference(stage, a.of(stage), b.of(stage));
+            of(Stage::Prefill).min(of(Stage::Decode))
+        };
         let sweep = Sweep {
             depth: self.depth(),
-            base: &base,
             candidates,
             by_block: self.model().holds_one_block(),
             in_parallel: *self.model().device() == Device::flex(),
+            first_difference: &first_difference,
             step: &step,
             leave: &leave,
         };
-        sweep.run(forks, passage.enter(&self.windows(units))?, report)
+        sweep.run(passage.enter(&self.windows(units))?, report)
     }
 
-    /// The first block that runs otherwise with `candidate` than with `base`, which removes less; the
-    /// depth if there is none.
-    fn first_difference(&self, base: &PerStage<BlockSet>, candidate: &PerStage<BlockSet>) -> usize {
-        let of = |stage| {
-            let first = first_removed(base.of(stage), candidate.of(stage));
-            let pairs = self.pairs.as_ref().map(|pairs| pairs.of(stage));
-            match (first.checked_sub(1), pairs) {
-                (Some(before), Some(pairs)) if pairs.has(BlockId::new(before)) => before,
-                _ => first,
-            }
-        };
-        of(Stage::Prefill).min(of(Stage::Decode))
+    /// The first block of `stage` that runs otherwise without the blocks `a` than without `b`; the depth if
+    /// there is none.
+    fn first_difference(&self, stage: Stage, a: &BlockSet, b: &BlockSet) -> usize {
+        let first = first_in_one(a, b);
+        let pairs = self.pairs.as_ref().map(|pairs| pairs.of(stage));
+        match (first.checked_sub(1), pairs) {
+            (Some(before), Some(pairs)) if pairs.has(BlockId::new(before)) => before,
+            _ => first,
+        }
     }
 
     /// The costs of the windows `units`, whose streams come in groups of these sizes.
@@ -512,44 +505,22 @@ impl Objective for CalibrationLoss<'_> {
         if !shared_prefill && self.rows != Rows::All {
             return self.both_costs(candidates, units, &report);
         }
-        let base = common(candidates);
-        let forks = candidates
-            .iter()
-            .map(|candidate| self.first_difference(&base, candidate))
-            .collect();
-        let choice = |removed| DecodeChoice {
-            decode: removed,
+        let none = BlockSet::empty(self.depth());
+        let choices = candidates.iter().map(|candidate| DecodeChoice {
+            decode: &candidate.decode,
             transfer: &SendAll,
-            own: None,
-        };
-        let choices: Vec<_> = candidates
-            .iter()
-            .map(|candidate| choice(&candidate.decode))
-            .collect();
-        self.decode_costs(
-            &first.prefill,
-            &choice(&base.decode),
-            &choices,
-            forks,
-            units,
-            &report,
-        )
+            own: &none,
+        });
+        let choices: Vec<_> = choices.collect();
+        self.decode_costs(&first.prefill, &SendAll, &choices, units, &report)
     }
 }
 
-/// What is removed in every candidate.
-fn common(candidates: &[PerStage<BlockSet>]) -> PerStage<BlockSet> {
-    let both = |base: PerStage<BlockSet>, candidate: &PerStage<BlockSet>| PerStage {
-        prefill: base.prefill.intersection(&candidate.prefill),
-        decode: base.decode.intersection(&candidate.decode),
-    };
-    candidates[1..].iter().fold(candidates[0].clone(), both)
-}
-
-/// The first block that `candidate` removes and `base` does not; the depth if there is none.
-fn first_removed(base: &BlockSet, candidate: &BlockSet) -> usize {
-    let differs = candidate.difference(base);
-    differs.iter().next().map_or(base.depth(), BlockId::index)
+/// The first block that is in one of two sets only; the depth if there is none.
+fn first_in_one(a: &BlockSet, b: &BlockSet) -> usize {
+    let differs = [a.difference(b), b.difference(a)];
+    let first = differs.iter().filter_map(|set| set.iter().next()).min();
+    first.map_or(a.depth(), BlockId::index)
 }
 
 /// What the base's transfer made of keys and values, by group of windows and block.
@@ -565,18 +536,18 @@ impl Received {
         place: (usize, BlockId),
         cache: &BlockCache,
         choice: &DecodeChoice<'_>,
+        base: &dyn CacheTransfer,
     ) -> Result<BlockCache> {
         let id = place.1;
-        let make = || Ok(choice.transfer.transfer(id, cache.clone())?.cache);
-        if choice.own.is_none_or(|own| own.contains(id)) {
-            return make();
+        if choice.own.contains(id) {
+            return Ok(choice.transfer.transfer(id, cache.clone())?.cache);
         }
         let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(received) = known().get(&place) {
             return Ok(received.clone());
         }
         // Not under the lock: a transfer may run on the threads that wait for it.
-        let received = make()?;
+        let received = base.transfer(id, cache.clone())?.cache;
         known().insert(place, received.clone());
         Ok(received)
     }

@@ -27,15 +27,27 @@ impl Margin {
         }
     }
 
-    /// Which of `costs` are higher than the cheapest of them beyond doubt; `[candidate][unit]`.
-    pub(super) fn dearer(&self, costs: &[&[f64]]) -> Vec<bool> {
+    /// Which of `costs` are higher than each of the `winners` cheapest of them beyond doubt;
+    /// `[candidate][unit]`.
+    pub(super) fn dearer(&self, costs: &[&[f64]], winners: usize) -> Vec<bool> {
         let mean = |costs: &[f64]| costs.iter().sum::<f64>() / self.seen;
-        let Some(cheapest) = costs.iter().min_by(|a, b| mean(a).total_cmp(&mean(b))) else {
-            return Vec::new();
-        };
+        let mut cheapest = costs.to_vec();
+        cheapest.sort_by(|a, b| mean(a).total_cmp(&mean(b)));
+        cheapest.truncate(winners);
+        let mut dearer = vec![true; costs.len()];
+        for cheap in cheapest {
+            let than_it = self.dearer_than(cheap, costs).into_iter();
+            for (dearer, than_it) in dearer.iter_mut().zip(than_it) {
+                *dearer &= than_it;
+            }
+        }
+        dearer
+    }
+
+    fn dearer_than(&self, other: &[f64], costs: &[&[f64]]) -> Vec<bool> {
         let differences: Vec<Differences> = costs
             .iter()
-            .map(|costs| Differences::new(costs, cheapest))
+            .map(|costs| Differences::new(costs, other))
             .collect();
         let freedom = self.seen - 1.0;
         let variances = differences.iter().map(|differences| differences.variance);
@@ -161,21 +173,38 @@ mod tests {
         let margin = Margin::new(0.025, 5, 10);
         let noise = [-2.0, -1.0, 0.0, 1.0, 2.0];
         let shifted = |by: f64| noise.map(|noise| noise + by);
-        assert_eq!(margin.dearer(&[&shifted(1.4), &[0.0; 5]]), [true, false]);
-        assert_eq!(margin.dearer(&[&shifted(1.37), &[0.0; 5]]), [false, false]);
-        assert_eq!(margin.dearer(&[&[0.0; 5], &shifted(1.4)]), [false, true]);
+        let dearer = |costs: &[&[f64]]| margin.dearer(costs, 1);
+        assert_eq!(dearer(&[&shifted(1.4), &[0.0; 5]]), [true, false]);
+        assert_eq!(dearer(&[&shifted(1.37), &[0.0; 5]]), [false, false]);
+        assert_eq!(dearer(&[&[0.0; 5], &shifted(1.4)]), [false, true]);
+    }
+
+    #[test]
+    fn of_several_winners_each_has_to_be_cheaper() {
+        let margin = Margin::new(0.05, 5, 10);
+        let noise = [-0.2, -0.1, 0.0, 0.1, 0.2];
+        let shifted = |by: f64| noise.map(|noise| noise + by);
+        let level = |by: f64| [by; 5];
+        let costs = [level(0.0), shifted(1.0), level(2.0), shifted(3.0)];
+        let costs: Vec<&[f64]> = costs.iter().map(|costs| &costs[..]).collect();
+        assert_eq!(margin.dearer(&costs, 1), [false, true, true, true]);
+        assert_eq!(margin.dearer(&costs, 2), [false, false, true, true]);
+        assert_eq!(margin.dearer(&costs, 4), [false; 4]);
+        assert_eq!(margin.dearer(&costs, 9), [false; 4]);
+        // Beyond doubt dearer than the cheapest, but not than the second.
+        let (near, wide) = (level(2.0), noise.map(|noise| 10.0 * noise + 1.9));
+        let costs: [&[f64]; 3] = [&level(0.0), &wide, &near];
+        assert_eq!(margin.dearer(&costs, 2), [false, false, false]);
     }
 
     #[test]
     fn equal_costs_are_never_told_apart() {
         let margin = Margin::new(0.5, 4, 8);
-        assert_eq!(margin.dearer(&[&[1.0; 4], &[1.0; 4]]), [false, false]);
+        let dearer = |a: f64| margin.dearer(&[&[a; 4], &[1.0; 4]], 1);
+        assert_eq!(dearer(1.0), [false, false]);
         // Less than the resolution of costs is a tie, too.
-        assert_eq!(
-            margin.dearer(&[&[1.000_000_5; 4], &[1.0; 4]]),
-            [false, false]
-        );
-        assert_eq!(margin.dearer(&[&[1.000_01; 4], &[1.0; 4]]), [true, false]);
+        assert_eq!(dearer(1.000_000_5), [false, false]);
+        assert_eq!(dearer(1.000_01), [true, false]);
     }
 
     #[test]

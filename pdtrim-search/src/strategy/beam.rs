@@ -5,11 +5,12 @@ use std::num::NonZeroUsize;
 
 use pdtrim_core::BlockSet;
 
-use super::measuring::{Measuring, State};
+use super::measuring::{Measuring, State, raced_costs};
 use super::{Step, Strategy};
 use crate::error::Result;
 use crate::ledger::Ledger;
 use crate::problem::Problem;
+use crate::race::Racing;
 
 /// Keeps the `width` cheapest sets of each size, and from each tries every block; ties go to the lowest
 /// blocks. Two orders that lead to one set are one set.
@@ -19,6 +20,8 @@ use crate::problem::Problem;
 pub struct Beam {
     /// Sets kept of each size.
     pub width: NonZeroUsize,
+    /// How the sets of each size are compared; by default all are evaluated in full.
+    pub racing: Racing,
 }
 
 impl Strategy for Beam {
@@ -40,9 +43,11 @@ impl Strategy for Beam {
         let mut parents = vec![problem.given().clone()];
         let mut best = None;
         for size in problem.given().len()..problem.count() {
-            measuring.plan(parents.len() * problem.choices(&parents[0]).len());
             debug_assert!(parents.iter().all(|parent| parent.len() == size));
-            let kept = self.grow(&parents, &mut measuring)?;
+            // Of the last size one is wanted.
+            let last = size + 1 == problem.count();
+            let kept = if last { 1 } else { self.width.get() };
+            let kept = self.grow(&parents, kept, &mut measuring)?;
             best = kept.first().cloned();
             parents = kept.into_iter().map(|state| state.set).collect();
         }
@@ -52,21 +57,34 @@ impl Strategy for Beam {
 
 impl Beam {
     /// The cheapest sets of one block more.
-    fn grow(self, parents: &[BlockSet], measuring: &mut Measuring<'_, '_>) -> Result<Vec<State>> {
-        let mut seen = BTreeSet::new();
-        let mut states = Vec::new();
-        for parent in parents {
-            // A call for each parent: its children share everything before their new block.
-            let choices = measuring.problem.choices(parent).into_iter();
-            let children = measuring.measure(choices.map(|id| parent.with(id)).collect())?;
-            states.extend(
-                children
-                    .into_iter()
-                    .filter(|state| seen.insert(state.set.clone())),
-            );
-        }
+    fn grow(
+        self,
+        parents: &[BlockSet],
+        kept: usize,
+        measuring: &mut Measuring<'_, '_>,
+    ) -> Result<Vec<State>> {
+        let problem = measuring.problem;
+        let children = parents.iter().flat_map(|parent| {
+            let choices = problem.choices(parent).into_iter();
+            choices.map(|id| parent.with(id))
+        });
+        let children: BTreeSet<BlockSet> = children.collect();
+        measuring.plan(children.len());
+        let candidates = children.iter().map(|set| problem.target().stages(set));
+        let candidates: Vec<_> = candidates.collect();
+        let costs = raced_costs(
+            &self.racing,
+            &candidates,
+            kept,
+            measuring.ledger,
+            measuring.on_step,
+        )?;
+        let states = children.into_iter().zip(costs);
+        let mut states: Vec<State> = states
+            .filter_map(|(set, cost)| cost.map(|cost| State { set, cost }))
+            .collect();
         states.sort_by(State::order);
-        states.truncate(self.width.get());
+        states.truncate(kept);
         Ok(states)
     }
 }

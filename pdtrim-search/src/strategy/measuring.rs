@@ -25,17 +25,19 @@ impl State {
     }
 }
 
-/// Costs of candidates that were planned, raced if `racing` says so; `None` for those that were dropped.
+/// Costs of candidates that were planned, raced for `winners` places if `racing` says so; `None` for those
+/// that were dropped.
 pub(super) fn raced_costs(
     racing: &Racing,
     candidates: &[PerStage<BlockSet>],
+    winners: usize,
     ledger: &mut Ledger<'_>,
     on_step: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Vec<Option<f64>>> {
     let planned = candidates.len();
     settling(planned, ledger, on_step, |ledger, settle| {
         if can_race(racing, ledger) {
-            return racing.costs(candidates, ledger, settle);
+            return racing.costs(candidates, winners, ledger, settle);
         }
         let units = ledger.units();
         let costs = ledger.costs(candidates, &mut |evaluation| {
@@ -56,7 +58,7 @@ pub(super) fn challenge(
 ) -> Result<Option<f64>> {
     if !can_race(racing, ledger) {
         let challenger = std::slice::from_ref(challenger);
-        return Ok(raced_costs(&Racing::default(), challenger, ledger, on_step)?[0]);
+        return Ok(raced_costs(&Racing::default(), challenger, 1, ledger, on_step)?[0]);
     }
     settling(1, ledger, on_step, |ledger, settle| {
         racing.challenge((challenger, incumbent), by, ledger, settle)

@@ -57,7 +57,7 @@ impl Sleb {
             .iter()
             .map(|&id| problem.target().stages(&removed.with(id)))
             .collect();
-        let costs = raced_costs(&self.racing, &candidates, ledger, on_step)?;
+        let costs = raced_costs(&self.racing, &candidates, 1, ledger, on_step)?;
         let best = choices
             .into_iter()
             .zip(costs)

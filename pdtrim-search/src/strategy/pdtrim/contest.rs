@@ -21,7 +21,7 @@ impl Contest<'_, '_> {
     /// Those of `pairs` that no race dropped.
     pub(super) fn measure(&mut self, pairs: Vec<PerStage<BlockSet>>) -> Result<Vec<State>> {
         (self.on_step)(Step::Planned(pairs.len() * self.ledger.units()));
-        let costs = raced_costs(&self.racing, &pairs, self.ledger, self.on_step)?;
+        let costs = raced_costs(&self.racing, &pairs, 1, self.ledger, self.on_step)?;
         let states = pairs.into_iter().zip(costs).filter_map(|(removed, cost)| {
             Some(State {
                 removed,
