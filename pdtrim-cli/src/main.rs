@@ -4,6 +4,7 @@ mod allocator;
 mod args;
 mod calibration;
 mod commands;
+mod mapped;
 mod output;
 mod progress;
 mod repair;
@@ -24,6 +25,7 @@ use crate::args::Cli;
 
 fn main() -> ExitCode {
     allocator::keep_memory();
+    mapped::explain_lost_pages();
     let cli = Cli::parse();
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,15 +1,17 @@
 //! The run's folder: results for the user, and `.pdtrim` with what a later run can reuse.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub(crate) struct RunFolder {
     out: PathBuf,
     state: PathBuf,
+    /// The state's folder, locked: the system lets go of it when the process ends, however it ends.
+    _lock: Option<File>,
 }
 
 /// A finished part and what it depended on.
@@ -20,28 +22,37 @@ struct Kept<T> {
 }
 
 impl RunFolder {
-    /// Opens the folder; `force` forgets what an earlier run kept there.
+    /// Opens the folder for this process alone; `force` forgets what an earlier run kept there.
     pub(crate) fn open(out: &Path, force: bool) -> Result<Self> {
         let state = out.join(".pdtrim");
         let failed = || format!("cannot use the folder {}", out.display());
-        if force && state.exists() {
-            fs::remove_dir_all(&state).with_context(failed)?;
-        }
         fs::create_dir_all(&state).with_context(failed)?;
+        let folder = Self {
+            out: out.to_owned(),
+            _lock: lock(&state).with_context(failed)?,
+            state,
+        };
+        if force {
+            folder.forget()?;
+        }
         // A killed run may have left files that it had not renamed yet.
-        for folder in [out, &state] {
-            for entry in fs::read_dir(folder).with_context(failed)? {
-                let entry = entry.with_context(failed)?;
-                let unfinished = entry.file_name().to_string_lossy().starts_with(".pdtrim-");
-                if unfinished && entry.path().is_file() {
-                    fs::remove_file(entry.path()).with_context(failed)?;
-                }
+        pdtrim_core::delete_leftovers(out);
+        pdtrim_core::delete_leftovers(&folder.state);
+        Ok(folder)
+    }
+
+    /// Deletes what a later run could reuse.
+    pub(crate) fn forget(&self) -> Result<()> {
+        let failed = || format!("cannot empty the folder {}", self.state.display());
+        for entry in fs::read_dir(&self.state).with_context(failed)? {
+            let entry = entry.with_context(failed)?;
+            if entry.file_type().with_context(failed)?.is_dir() {
+                fs::remove_dir_all(entry.path()).with_context(failed)?;
+            } else {
+                fs::remove_file(entry.path()).with_context(failed)?;
             }
         }
-        Ok(Self {
-            out: out.to_owned(),
-            state,
-        })
+        Ok(())
     }
 
     /// Writes a result for the user.
@@ -95,6 +106,21 @@ impl RunFolder {
 
     fn part(&self, name: &str) -> PathBuf {
         self.state.join(format!("{name}.json"))
+    }
+}
+
+/// Keeps other runs out of the folder. Without locks (some network file systems, folders that do not open
+/// as files) nothing does.
+fn lock(folder: &Path) -> Result<Option<File>> {
+    let Ok(opened) = File::open(folder) else {
+        return Ok(None);
+    };
+    match opened.try_lock() {
+        Ok(()) => Ok(Some(opened)),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another pdtrim is at work in it: expected a folder of this run's own, or to be started after that one"
+        ),
+        Err(TryLockError::Error(_)) => Ok(None),
     }
 }
 

@@ -22,7 +22,9 @@ use pdtrim_kv::PlannedTransfer;
 use pdtrim_kv::serve::ServedParts;
 
 use crate::args::{DEFAULT_MODEL, DtypeArg, ModelArgs, PlanArgs};
+use crate::mapped;
 use crate::progress::Progress;
+use crate::run_folder::RunFolder;
 
 /// A loaded model.
 pub(crate) struct Session {
@@ -78,6 +80,16 @@ impl Session {
         }
     }
 
+    /// Fails if the checkpoint was written to, or replaced, since it was opened: what was measured may be
+    /// of either. What `folder` kept of it is then not reused.
+    pub(crate) fn check_unchanged(&self, folder: Option<&RunFolder>) -> Result<()> {
+        let unchanged = self.checkpoint.check_unchanged();
+        if unchanged.is_err() {
+            folder.map_or(Ok(()), RunFolder::forget)?;
+        }
+        Ok(unchanged?)
+    }
+
     pub(crate) fn depth(&self) -> usize {
         self.model.config().n_blocks
     }
@@ -88,7 +100,7 @@ pub(crate) fn fetch(name: &str, offline: bool, progress: Progress) -> Result<Pat
     let settings = SourceSettings::from_env().with_offline(offline);
     let source = ModelSource::parse(name)?;
     let mut bar = None;
-    Ok(source.fetch(&settings, &mut |event| match event {
+    let path = source.fetch(&settings, &mut |event| match event {
         PullEvent::Size { origin, bytes } => {
             progress.say(&format!("{name}: {} from {origin}", Bytes(bytes)));
         }
@@ -112,7 +124,9 @@ pub(crate) fn fetch(name: &str, offline: bool, progress: Progress) -> Result<Pat
         }
         // Already here: nothing to tell.
         _ => {}
-    })?)
+    })?;
+    mapped::name_mapped(&path);
+    Ok(path)
 }
 
 /// A file of a dataset on the hub, fetched if it is not on this machine yet.

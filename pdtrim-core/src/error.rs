@@ -25,6 +25,14 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A file was written to, or replaced, while it was in use.
+    #[error("{} changed while it was in use: expected the file as it was opened, found {found}", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What is there now.
+        found: String,
+    },
     /// A file is not valid JSON of the expected form.
     #[error("{} is not the expected JSON", path.display())]
     Json {

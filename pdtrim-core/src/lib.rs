@@ -27,6 +27,7 @@
 //! # Ok::<(), pdtrim_core::Error>(())
 //! ```
 
+mod atomic;
 pub mod block;
 pub mod cache;
 pub mod checkpoint;
@@ -51,12 +52,13 @@ pub mod tokenizer;
 mod units;
 pub mod width;
 
+pub use atomic::{NewFolder, check_writable, delete_leftovers, write_atomically};
 pub use block::{BlockId, BlockList, BlockSet};
 pub use config::ModelConfig;
 pub use error::{Error, Result};
 pub use kernels::{TokenScore, greedy_tokens, token_scores};
 pub use kv_plan::{BlockKv, KvEncoding, KvGroup, KvPlan, TokenSpan};
-pub use plan::{Plan, write_atomically};
+pub use plan::Plan;
 pub use stage::{Boundary, KvFill, PerStage, Stage};
 pub use text::read_text;
 pub use tokenizer::Tokenizer;

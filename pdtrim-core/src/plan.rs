@@ -1,12 +1,10 @@
 //! The plan: what each stage keeps and which KV moves. A versioned TOML file that anyone can repeat.
 
-use std::fs;
-use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
+use crate::atomic::write_atomically;
 use crate::block::{BlockId, BlockSet};
 use crate::error::{Error, Result};
 use crate::kv_plan::{KvGroup, KvPlan};
@@ -362,49 +360,6 @@ pub fn check_removed(removed: &PerStage<BlockSet>, kv_fill: KvFill) -> Result<()
         return Err(Error::NotNested { missing });
     }
     Ok(())
-}
-
-/// Writes `bytes` to a temporary sibling of `path`, flushes it and renames it, so that a reader
-/// sees the old file or the whole new one.
-///
-/// # Errors
-///
-/// [`Error::Io`]; the temporary file is removed.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
-    let mut file = temporary_sibling(folder)?;
-    file.write_all(bytes)
-        .and_then(|()| file.as_file().sync_data())
-        .map_err(Error::io("write", path))?;
-    file.persist(path).map_err(|failed| Error::Io {
-        action: "write",
-        path: path.to_owned(),
-        source: failed.error,
-    })?;
-    Ok(())
-}
-
-/// A temporary file in `folder` that goes when it is dropped, with the permissions of an ordinary new
-/// file: what is written here is for other users' engines too.
-pub(crate) fn temporary_sibling(folder: &Path) -> Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".pdtrim-");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666));
-        builder
-            .tempfile_in(folder)
-            .map_err(Error::io("write to", folder))
-    }
-    #[cfg(not(unix))]
-    builder
-        .tempfile_in(folder)
-        .map_err(Error::io("write to", folder))
 }
 
 #[cfg(test)]

@@ -13,12 +13,13 @@ use burn::tensor::{DType, Tensor, TensorData};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 
+use crate::atomic::write_atomically;
 use crate::block::{BlockId, BlockSet};
 use crate::checkpoint::{DOWN_PROJ, block_shapes};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::{BlockModules, BlockWeights, DownProjs, Llama, MlpOutput, with_weights};
-use crate::plan::{Plan, RepairFile, write_atomically};
+use crate::plan::{Plan, RepairFile};
 use crate::stage::{PerStage, Stage};
 
 /// Name under which a repair is written.

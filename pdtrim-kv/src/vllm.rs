@@ -17,7 +17,7 @@ use burn::tensor::{DType, Tensor};
 use md5::{Digest, Md5};
 use pdtrim_core::cache::{BlockCache, KvCache};
 use pdtrim_core::hash::hex;
-use pdtrim_core::{BlockId, Bytes};
+use pdtrim_core::{BlockId, Bytes, NewFolder};
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::error::{Error, Result};
@@ -89,29 +89,19 @@ pub fn write(
         check_positions(id, block, stored.len())?;
     }
     let folder = out.join(folder_name(stored));
-    let io = |action: &'static str, path: &Path| {
-        let path = path.to_owned();
-        move |source| pdtrim_core::Error::Io {
-            action,
-            path,
-            source,
-        }
-    };
-    fs::create_dir_all(out).map_err(io("create the folder", out))?;
-    let temporary = temporary_folder(out).map_err(io("write to", out))?;
+    let new = NewFolder::begin(&folder)?;
     let mut bytes = 0;
     for (layer, (_, block)) in blocks.iter().enumerate() {
         let (file, held) = layer_file(block, layout)?;
-        let path = temporary.path().join(file_name(layer));
-        fs::write(&path, file).map_err(io("write", &path))?;
+        let path = new.path().join(file_name(layer));
+        fs::write(&path, file).map_err(|source| pdtrim_core::Error::Io {
+            action: "write",
+            path,
+            source,
+        })?;
         bytes += held;
     }
-    if folder.exists() {
-        fs::remove_dir_all(&folder).map_err(io("replace", &folder))?;
-    }
-    fs::rename(temporary.path(), &folder).map_err(io("write", &folder))?;
-    // What it would delete is not there any more.
-    let _moved = temporary.keep();
+    new.finish()?;
     Ok(ConnectorExport {
         folder,
         layers: blocks.len(),
@@ -162,18 +152,6 @@ fn layer_file(block: &BlockCache, layout: ConnectorLayout) -> Result<(Vec<u8>, u
     let view = TensorView::new(dtype, shape, data.as_bytes()).expect("a tensor's own bytes");
     let file = safetensors::serialize([("kv_cache", view)], None).expect("one valid tensor");
     Ok((file, data.as_bytes().len() as u64))
-}
-
-/// A folder with the permissions of an ordinary new one, that goes when it is dropped.
-fn temporary_folder(parent: &Path) -> std::io::Result<tempfile::TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".pdtrim-");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o777));
-    }
-    builder.tempdir_in(parent)
 }
 
 #[cfg(test)]

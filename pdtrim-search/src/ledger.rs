@@ -54,7 +54,7 @@ pub struct Account {
     pub seconds: f64,
 }
 
-/// Costs known so far, in the order in which they became known.
+/// Costs known so far, and the order in which they were asked for.
 pub struct Ledger<'a> {
     objective: &'a dyn Objective,
     known: BTreeMap<PerStage<BlockSet>, f64>,
@@ -64,6 +64,8 @@ pub struct Ledger<'a> {
     seconds: BTreeMap<PerStage<BlockSet>, f64>,
     /// Candidates in the open account.
     asked: BTreeSet<PerStage<BlockSet>>,
+    /// Candidates in the trace.
+    traced: BTreeSet<PerStage<BlockSet>>,
     trace: Vec<Evaluation>,
     journal: Option<Journal<Record>>,
     reused: usize,
@@ -78,6 +80,7 @@ impl<'a> Ledger<'a> {
             on_units: BTreeMap::new(),
             seconds: BTreeMap::new(),
             asked: BTreeSet::new(),
+            traced: BTreeSet::new(),
             trace: Vec::new(),
             journal: None,
             reused: 0,
@@ -123,7 +126,7 @@ impl<'a> Ledger<'a> {
                 }
             }
         }
-        ledger.reused = ledger.trace.len();
+        ledger.reused = ledger.known.len();
         ledger.journal = Some(journal);
         Ok(ledger)
     }
@@ -133,7 +136,8 @@ impl<'a> Ledger<'a> {
         self.reused
     }
 
-    /// Every evaluation, in the order in which it became known.
+    /// The candidates that were asked for and evaluated in full, now or by an earlier run, in the order of
+    /// asking: the same on any number of threads, and for a search that was killed and went on.
     pub fn trace(&self) -> &[Evaluation] {
         &self.trace
     }
@@ -236,6 +240,7 @@ impl<'a> Ledger<'a> {
             return Err(error);
         }
         evaluated?;
+        self.follow(candidates);
         Ok(candidates
             .iter()
             .map(|candidate| self.known[candidate])
@@ -271,6 +276,7 @@ impl<'a> Ledger<'a> {
         for (units, candidates) in lacking.iter().filter(|(units, _)| !units.is_empty()) {
             self.evaluate_units(candidates, units, on_units)?;
         }
+        self.follow(candidates);
         let costs = |candidate| {
             let known = &self.on_units[candidate];
             units.iter().map(|unit| known[unit]).collect()
@@ -333,8 +339,21 @@ impl<'a> Ledger<'a> {
             cost,
         };
         self.known.insert(removed, cost);
-        self.trace.push(evaluation.clone());
         evaluation
+    }
+
+    /// Puts those of `candidates` that have a cost into the trace.
+    fn follow(&mut self, candidates: &[PerStage<BlockSet>]) {
+        for candidate in candidates {
+            if let Some(&cost) = self.known.get(candidate)
+                && self.traced.insert(candidate.clone())
+            {
+                self.trace.push(Evaluation {
+                    removed: indices(candidate),
+                    cost,
+                });
+            }
+        }
     }
 
     fn add_seconds(&mut self, removed: &PerStage<BlockSet>, seconds: f64) {
@@ -423,12 +442,16 @@ mod tests {
 
         let mut resumed = Ledger::resume(&toy, &path, "toy").unwrap();
         assert_eq!(resumed.reused(), 2);
+        assert!(resumed.trace().is_empty());
         let mut evaluated = Vec::new();
         let costs = resumed.costs(&[candidate(2), candidate(3)], &mut |evaluation| {
             evaluated.push(evaluation.cost);
         });
         assert_eq!(costs.unwrap(), [3.0, 4.0]);
         assert_eq!(evaluated, [4.0]);
+        // As asked, known or not; what nobody asked for is not in it.
+        let traced: Vec<f64> = resumed.trace().iter().map(|found| found.cost).collect();
+        assert_eq!(traced, [3.0, 4.0]);
         // What was asked, not what was evaluated.
         let account = resumed.account();
         assert_eq!((account.evaluations, account.unit_evaluations), (2, 2));

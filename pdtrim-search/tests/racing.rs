@@ -392,7 +392,7 @@ fn a_race_stopped_anywhere_and_resumed_decides_the_same_and_evaluates_nothing_tw
         std::fs::write(&path, &journal[..cut]).unwrap();
         let mut ledger = resume();
         let held: usize = ledger.dropped().map(|(_, windows)| windows).sum();
-        let held = held + ledger.trace().len() * objective.units();
+        let held = held + ledger.reused() * objective.units();
         assert_eq!(chosen(&objective, &mut ledger, 0.1, 3), whole);
         let again = objective.evaluated();
         assert_eq!(again.len(), evaluated - held, "cut at {cut}");

@@ -21,6 +21,7 @@ pub(crate) fn run(args: &GenerateArgs, progress: Progress) -> Result<()> {
     let stop = &session.model.config().eos_token_ids;
     if args.json {
         let generation = model.generate_greedy(&prompt, args.max_new_tokens, stop, |_| {})?;
+        session.check_unchanged(None)?;
         let text = session.tokenizer.decode(&generation.tokens)?;
         return output::json(&json!({
             "prompt_tokens": prompt.len(),
@@ -43,6 +44,7 @@ pub(crate) fn run(args: &GenerateArgs, progress: Progress) -> Result<()> {
         return Err(error);
     }
     output::result("")?;
+    session.check_unchanged(None)?;
     let prompt = prompt.len();
     progress.say(&format!(
         "{prompt} prompt tokens, {} of KV sent to decode, {} new tokens",

@@ -19,6 +19,7 @@ pub(crate) fn run(args: &LogprobsArgs, progress: Progress) -> Result<()> {
     let scores = bound
         .model(&session, Mode::PdKv, bound.boundary)?
         .score(&prompt, &[&continuation])?;
+    session.check_unchanged(None)?;
     let logprobs: Vec<f32> = scores.continuations[0]
         .tokens
         .iter()

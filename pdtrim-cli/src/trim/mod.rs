@@ -114,6 +114,7 @@ impl Run {
 
     fn finish(self) -> Result<Trimmed> {
         let measured = self.measure()?;
+        self.session.check_unchanged(Some(&self.folder))?;
         let out = &self.config.out;
         let results = serde_json::to_string_pretty(&measured.scores.to_json())?;
         pdtrim_core::write_atomically(

@@ -1,12 +1,12 @@
 //! Writes one GGUF file of the dense model or of one stage, as llama.cpp reads it.
 
-use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use burn::store::burn_pack::Tensor as PackTensor;
 use burn::tensor::DType;
 use serde_json::Value as Json;
+use tempfile::NamedTempFile;
 
 use super::Checkpoint;
 use super::export::ExportReport;
@@ -16,11 +16,11 @@ use super::gguf::{
 };
 use super::names::{Slot, slots};
 use super::weights::convert;
+use crate::atomic::{put, temporary_sibling};
 use crate::block::{BlockId, BlockSet};
 use crate::config::{Architecture, ModelConfig, RopeScaling};
 use crate::error::{Error, Result};
 use crate::model::frequency_divisors;
-use crate::plan::temporary_sibling;
 use crate::repair::StageRepair;
 use crate::units::Bytes;
 
@@ -38,7 +38,8 @@ impl Checkpoint {
     /// # Errors
     ///
     /// [`Error::Depth`], [`Error::Export`] for a model or a tokenizer that such a file cannot hold,
-    /// [`Error::Io`], and what reading the checkpoint can fail with.
+    /// [`Error::Io`], [`Error::Changed`] for a checkpoint that was written to in the meantime, and what
+    /// reading it can fail with.
     pub fn export_gguf(
         &self,
         removed: &BlockSet,
@@ -53,7 +54,9 @@ impl Checkpoint {
         check(config)?;
         let metadata = self.metadata(removed, weights, pdtrim)?;
         let written = self.written(removed, repaired, weights)?;
-        write(path, &metadata, &written)?;
+        let file = write(path, &metadata, &written)?;
+        self.check_unchanged()?;
+        put(file, path)?;
         let n_bytes = written.iter().map(|tensor| tensor.entry.n_bytes() as u64);
         Ok(ExportReport {
             blocks: config.n_blocks - removed.len(),
@@ -245,14 +248,9 @@ fn describe(metadata: &mut Metadata, config: &ModelConfig, n_blocks: usize) {
     }
 }
 
-/// Streams the file to a temporary sibling, flushes it and renames it.
-fn write(path: &Path, metadata: &Metadata, tensors: &[Written]) -> Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
-    let temporary = temporary_sibling(folder)?;
+/// Streams the file to a temporary sibling of `path`.
+fn write(path: &Path, metadata: &Metadata, tensors: &[Written]) -> Result<NamedTempFile> {
+    let temporary = temporary_sibling(path)?;
     let failed = || Error::io("write", path);
     let mut file = BufWriter::new(temporary.as_file());
     let entries: Vec<TensorEntry> = tensors.iter().map(|tensor| tensor.entry.clone()).collect();
@@ -267,9 +265,5 @@ fn write(path: &Path, metadata: &Metadata, tensors: &[Written]) -> Result<()> {
     }
     file.flush().map_err(failed())?;
     drop(file);
-    temporary.as_file().sync_data().map_err(failed())?;
-    temporary
-        .persist(path)
-        .map_err(|error| failed()(error.error))?;
-    Ok(())
+    Ok(temporary)
 }

@@ -107,11 +107,8 @@ impl HfFolder {
         ))
     }
 
-    pub(super) fn hashed_files(&self) -> Vec<PathBuf> {
-        let mut files = vec![self.path.join("config.json")];
-        files.extend(self.shards.iter().cloned());
-        files.sort_unstable();
-        files
+    pub(super) fn shards(&self) -> &[PathBuf] {
+        &self.shards
     }
 
     pub(super) fn tokenizer(&self, config: &ModelConfig) -> Result<Tokenizer> {

@@ -5,6 +5,7 @@
 
 mod client;
 #[cfg(test)]
+#[path = "../../tests/support/fake_hub.rs"]
 pub(super) mod fake;
 #[cfg(test)]
 mod tests;

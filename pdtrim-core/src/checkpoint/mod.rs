@@ -17,11 +17,11 @@ pub mod pull;
 pub mod seeded;
 mod shards;
 pub mod source;
+mod stamp;
 mod weights;
 pub mod wheel;
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -44,6 +44,7 @@ use crate::model::Llama;
 use crate::tokenizer::Tokenizer;
 use gguf_source::GgufSource;
 use hf::HfFolder;
+use stamp::Stamp;
 
 /// A checkpoint on disk whose configuration was read and checked; weights are read when asked for.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ pub struct Checkpoint {
     path: PathBuf,
     config: ModelConfig,
     source: Source,
+    /// Its configuration and weights, in the order of their names.
+    files: Vec<Stamp>,
     hash: OnceLock<String>,
 }
 
@@ -81,17 +84,25 @@ impl Checkpoint {
     /// [`Error::NotACheckpoint`], [`Error::Io`], [`Error::Json`], [`Error::Config`] or [`Error::Gguf`].
     pub fn open(path: &Path) -> Result<Self> {
         let metadata = fs::metadata(path).map_err(Error::io("read", path))?;
-        let (config, source) = if metadata.is_dir() {
+        // A file's stamp is older than what is read of it: a change in between is seen.
+        let (config, source, files) = if metadata.is_dir() {
+            let config_file = Stamp::of(&path.join("config.json"));
             let (config, folder) = HfFolder::open(path)?;
-            (config, Source::Hf(folder))
+            let shards = folder.shards().iter().map(|shard| Stamp::of(shard));
+            let mut files = shards.collect::<Result<Vec<_>>>()?;
+            files.push(config_file?);
+            files.sort_unstable_by(|a, b| a.path().cmp(b.path()));
+            (config, Source::Hf(folder), files)
         } else {
-            let (config, file) = GgufSource::open(path)?;
-            (config, Source::Gguf(file))
+            let file = Stamp::of(path)?;
+            let (config, source) = GgufSource::open(path)?;
+            (config, Source::Gguf(source), vec![file])
         };
         Ok(Self {
             path: path.to_owned(),
             config,
             source,
+            files,
             hash: OnceLock::new(),
         })
     }
@@ -119,21 +130,27 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`].
+    /// [`Error::Io`], or [`Error::Changed`] for a file that is not the one that was opened any more.
     pub fn hash(&self) -> Result<String> {
         if let Some(hash) = self.hash.get() {
             return Ok(hash.clone());
         }
-        let files = match &self.source {
-            Source::Hf(folder) => folder.hashed_files(),
-            Source::Gguf(_) => vec![self.path.clone()],
-        };
         let mut hasher = Sha256::new();
-        for path in files {
-            hash_file(&path, &mut hasher)?;
+        for file in &self.files {
+            file.hash(&mut hasher)?;
         }
         let hash = format!("sha256:{}", crate::hash::hex(&hasher.finalize()));
         Ok(self.hash.get_or_init(|| hash).clone())
+    }
+
+    /// Fails if configuration or weights were written to, or replaced, since they were opened. What was
+    /// computed with mapped weights in the meantime is then of no use.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Changed`] or [`Error::Io`].
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.files.iter().try_for_each(Stamp::check)
     }
 
     /// The tokenizer.
@@ -249,17 +266,5 @@ impl Checkpoint {
             Source::Hf(folder) => folder.tensors(&self.config, access),
             Source::Gguf(file) => file.tensors(&self.config),
         }
-    }
-}
-
-fn hash_file(path: &Path, hasher: &mut Sha256) -> Result<()> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = file.read(&mut buffer).map_err(Error::io("read", path))?;
-        if read == 0 {
-            return Ok(());
-        }
-        hasher.update(&buffer[..read]);
     }
 }

@@ -29,8 +29,8 @@ impl Checkpoint {
     /// # Errors
     ///
     /// [`Error::Export`] if the crate was built without the feature `onnx`, for a number of tokens that the model has no
-    /// place for, and for more than 2 GiB of weights, at full width; [`Error::Depth`], [`Error::Io`], and what
-    /// [`load`](Self::load) can fail with.
+    /// place for, and for more than 2 GiB of weights, at full width; [`Error::Depth`], [`Error::Io`],
+    /// [`Error::Changed`], and what [`load`](Self::load) can fail with.
     pub fn export_onnx(
         &self,
         removed: &BlockSet,
@@ -90,7 +90,8 @@ fn write(
     let written =
         onnx::write(&model, removed, n_tokens).map_err(|error| refused(error.to_string()))?;
     drop(model);
-    crate::plan::write_atomically(path, written.model.as_bytes())?;
+    checkpoint.check_unchanged()?;
+    crate::atomic::write_atomically(path, written.model.as_bytes())?;
     Ok(Bytes(written.weight_bytes))
 }
 

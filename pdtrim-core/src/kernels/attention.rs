@@ -28,6 +28,9 @@ const TILE: usize = 42;
 const PACKED_FROM: usize = 8;
 /// Places whose keys, of all heads, the nearest cache holds while each head looks at them.
 const PLACES: usize = 32;
+/// Places of a part that one thread attends to. Not a share of a number of threads: sums over other parts
+/// are rounded otherwise, and one model would have other scores on another machine.
+const PART: usize = 4 * PLACES;
 
 /// A row-major view of a tensor `[batch, places, heads, width]` whose last axis is dense.
 struct Heads<'a, E> {
@@ -119,7 +122,7 @@ fn attend<E: Cached>(
 }
 
 /// One query at a time, all of its heads together: keys and values are read once, in the order in which
-/// they lie. Many places are shared out over the threads in parts, whose results are put together.
+/// they lie. Many places are worked on in parts, whose results are put together.
 fn by_query<E: Cached>(
     sizes: Sizes,
     queries: &Heads<'_, f32>,
@@ -129,24 +132,19 @@ fn by_query<E: Cached>(
 ) {
     let row = sizes.n_heads * sizes.width;
     let work = 2 * sizes.places * out.len();
-    let parts = match (work < PARALLEL_FROM, sizes.batch * sizes.seq) {
-        (true, _) => 1,
-        (false, rows) => (2 * rayon::current_num_threads()).div_ceil(rows),
-    };
     let run = |(n, out): (usize, &mut [f32])| {
         let (query, batch) = (n % sizes.seq, n / sizes.seq);
         let visible = sizes.visible(query);
-        let step = visible.div_ceil(parts).max(PLACES);
         let part = |first: usize| {
-            let count = step.min(visible - first);
+            let count = PART.min(visible - first);
             let query = (queries.from(batch, query, 0), queries.strides[2]);
             let keys = (keys.from(batch, first, 0), keys.strides);
             let values = (values.from(batch, first, 0), values.strides);
             Attended::new(sizes, count, query, keys, values)
         };
-        let firsts: Vec<usize> = (0..visible).step_by(step).collect();
-        let parts: Vec<Attended> = if firsts.len() == 1 {
-            vec![part(0)]
+        let firsts: Vec<usize> = (0..visible).step_by(PART).collect();
+        let parts: Vec<Attended> = if work < PARALLEL_FROM || firsts.len() == 1 {
+            firsts.into_iter().map(part).collect()
         } else {
             firsts.into_par_iter().with_max_len(1).map(part).collect()
         };

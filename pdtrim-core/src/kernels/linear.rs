@@ -36,6 +36,9 @@ const FEW_ROWS: usize = 8;
 const DOTS_FACTOR: usize = 8;
 /// Rows whose tile of sums, 64 KiB, stays in the second-level cache with the panel.
 const ROWS_AT_A_TIME: usize = 512;
+/// Parts of the vocabulary whose scores are summed apart. Not a number of threads: a sum of other parts is
+/// rounded otherwise, and one model would have other scores on another machine.
+const VOCABULARY_PARTS: usize = 32;
 /// More rows than this are rounded to bf16 where the weights are bf16.
 const ROUNDED_FROM: usize = 16;
 
@@ -203,7 +206,7 @@ fn scored_of<W: Packed>(
     assert_eq!(targets.len(), count, "one target for each row");
     let rounded = W::rounded(x.vectors, &x);
     let zeros = vec![W::zeroed(); x.width];
-    let group = product.panels().div_ceil(4 * rayon::current_num_threads());
+    let group = product.panels().div_ceil(VOCABULARY_PARTS);
     let groups: Vec<usize> = (0..product.panels()).step_by(group).collect();
     let score = |first_row: usize| {
         let targets = &targets[first_row..count.min(first_row + ROWS_AT_A_TIME)];

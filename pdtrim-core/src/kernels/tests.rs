@@ -216,3 +216,45 @@ fn shapes_that_do_not_fit_are_refused_before_anything_is_written() {
         ))));
     }
 }
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    for narrow in [None, Some(DType::BF16), Some(DType::F16)] {
+        for rows in [1, 5, 33, 130] {
+            let (inputs, outputs, vocab) = (259, 1031, 5003);
+            let x = random([rows, inputs]);
+            let weight = |outputs| narrowed(random([outputs, inputs]) * 0.1, narrow);
+            let (gate, up, head) = (weight(outputs), weight(outputs), weight(vocab));
+            let residual = random([rows, outputs]);
+            // Decode reads a long cache, prefill tiles of it.
+            let queries = random([2, rows, 6, 34]);
+            let cache = || random([2, 700, 3, 34]);
+            let (mut keys, mut values) = (cache(), cache());
+            if let Some(dtype) = narrow {
+                (keys, values) = (narrow_kv(keys, dtype), narrow_kv(values, dtype));
+            }
+            let targets: Vec<u32> = (0..rows as u32).map(|row| row * 37).collect();
+            let bits = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                pool.unwrap().install(|| {
+                    let [plain] = linear(&x, [(gate.clone(), None)]);
+                    let added = linear_add(x.clone(), gate.clone(), residual.clone());
+                    let gated = gated(x.clone(), gate.clone(), up.clone());
+                    let attended = attention(queries.clone(), keys.clone(), values.clone());
+                    let normed = rms_norm(added.clone(), random([outputs]) * 0.0 + 1.0, 1e-5);
+                    let scores = scored_logits(x.clone(), head.clone(), &targets);
+                    let scores: Vec<u32> = scores.iter().map(|one| one.logprob.to_bits()).collect();
+                    let tensors = [plain, added, gated, normed].map(Tensor::into_data);
+                    (tensors, attended.into_data(), scores)
+                })
+            };
+            let alone = bits(1);
+            for threads in [2, 3, 4, 7] {
+                assert!(
+                    bits(threads) == alone,
+                    "{threads} threads, {rows} rows, {narrow:?}"
+                );
+            }
+        }
+    }
+}

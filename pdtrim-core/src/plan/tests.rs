@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 use crate::kv_plan::{BlockKv, KvEncoding, TokenSpan};
 
@@ -190,20 +192,6 @@ fn a_plan_that_is_not_utf8_names_the_bad_byte() {
         Plan::read(&path),
         Err(Error::NotUtf8 { offset: 10, .. })
     ));
-}
-
-#[cfg(unix)]
-#[test]
-fn a_written_file_has_the_permissions_of_an_ordinary_one() {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = tempfile::tempdir().unwrap();
-    let mode = |name: &str| {
-        let metadata = fs::metadata(folder.path().join(name)).unwrap();
-        metadata.permissions().mode() & 0o777
-    };
-    fs::write(folder.path().join("ordinary"), "").unwrap();
-    write_atomically(&folder.path().join("ours"), b"").unwrap();
-    assert_eq!(mode("ours"), mode("ordinary"));
 }
 
 #[test]

@@ -9,11 +9,11 @@ use safetensors::{SafeTensors, serialize};
 use serde::{Deserialize, Serialize};
 
 use super::{StageBiases, Widths};
+use crate::atomic::write_atomically;
 use crate::block::{BlockId, BlockSet};
 use crate::checkpoint::{DOWN_PROJ_BIAS, O_PROJ_BIAS};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::plan::write_atomically;
 use crate::stage::{PerStage, Stage};
 
 /// Name under which biases are written.

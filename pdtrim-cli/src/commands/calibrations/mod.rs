@@ -6,6 +6,7 @@ mod rows;
 mod tables;
 
 use anyhow::{Context, Result, ensure};
+use pdtrim_core::check_writable;
 use pdtrim_search::calibration::{CalibrationSource, Corpus, Part};
 
 use crate::args::CalibrationsArgs;
@@ -15,6 +16,7 @@ use crate::session::Session;
 
 pub(crate) fn run(args: &CalibrationsArgs, progress: Progress) -> Result<()> {
     ensure!(!args.seeds.is_empty(), "expected at least one seed");
+    args.output.as_deref().map_or(Ok(()), check_writable)?;
     let sources = sources(args);
     // Every file is read before the first search runs.
     let read = |source: &CalibrationSource| {
@@ -32,6 +34,7 @@ pub(crate) fn run(args: &CalibrationsArgs, progress: Progress) -> Result<()> {
     let domains = comparison.draw_held_out(domains)?;
     let searched = comparison.search(&corpora)?;
     let report = report::Report::new(&comparison, &domains, searched)?;
+    session.check_unchanged(None)?;
     let object = serde_json::to_value(&report)?;
     if let Some(path) = &args.output {
         let text = serde_json::to_string_pretty(&object)?;

@@ -13,8 +13,9 @@ mod width;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Error, Result, bail, ensure};
 use pdtrim_core::Boundary;
 use pdtrim_core::objective::{CalibrationLoss, Rows};
 use pdtrim_search::calibration::{CalibrationSet, Corpus, Part, WindowDraw};
@@ -128,7 +129,8 @@ fn measure(args: &CompareArgs, progress: Progress) -> Result<(RunFolder, Measure
     };
     let dense = comparison.dense()?;
     let runs = jobs.into_iter().map(|job| outcome(&comparison, job));
-    let runs = runs.collect();
+    let runs = runs.collect::<Result<_>>()?;
+    session.check_unchanged(Some(&folder))?;
     let measured = Measured {
         configuration,
         dense,
@@ -146,16 +148,30 @@ fn jobs(args: &CompareArgs, configuration: &Configuration) -> Vec<Job> {
         .collect()
 }
 
-/// A run that fails does not lose the others.
-fn outcome(comparison: &Comparison<'_>, job: Job) -> Run {
+/// A run that fails does not lose the others, unless nothing can be written any more.
+fn outcome(comparison: &Comparison<'_>, job: Job) -> Result<Run> {
     let outcome = match comparison.run(job) {
         Ok(found) => Outcome::Found(Box::new(found)),
+        Err(error) if is_of_the_disk(&error) => return Err(error),
         Err(error) => {
             comparison.progress.say(&format!("{job}: {error:#}"));
             Outcome::Failed(format!("{error:#}"))
         }
     };
-    Run { job, outcome }
+    Ok(Run { job, outcome })
+}
+
+/// Whether the other runs would fail in the same way.
+fn is_of_the_disk(error: &Error) -> bool {
+    let io = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<io::Error>());
+    let kinds = [
+        ErrorKind::StorageFull,
+        ErrorKind::QuotaExceeded,
+        ErrorKind::ReadOnlyFilesystem,
+    ];
+    io.is_some_and(|io| kinds.contains(&io.kind()))
 }
 
 fn finish(args: &CompareArgs, folder: &RunFolder, report: &Report) -> Result<()> {

@@ -52,6 +52,7 @@ pub(crate) fn measure(
     for (task, data) in &tasks {
         measuring.add(task, data, &mut report)?;
     }
+    session.check_unchanged(folder)?;
     Ok(report)
 }
 

@@ -4,12 +4,11 @@ mod gate;
 mod measure;
 mod tasks;
 
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use pdtrim_core::check_writable;
 use pdtrim_eval::regression::Baseline;
 use pdtrim_eval::{EvalReport, Task, task_names};
 
@@ -31,6 +30,9 @@ pub(crate) fn run(args: &EvalArgs, progress: Progress) -> Result<()> {
         .as_deref()
         .map(|out| RunFolder::open(out, args.force))
         .transpose()?;
+    for path in args.items.iter().chain(&args.gate.junit) {
+        check_writable(path)?;
+    }
     let (date, begun) = (SystemTime::now(), Instant::now());
     let mut report = measure(&args.score, folder.as_ref(), progress)?;
     report.run.date = date
@@ -39,11 +41,9 @@ pub(crate) fn run(args: &EvalArgs, progress: Progress) -> Result<()> {
         .map(|since| since.as_secs_f64());
     report.run.seconds = Some(begun.elapsed().as_secs_f64());
     if let Some(path) = &args.items {
-        let failed = || format!("cannot write {}", path.display());
-        let file = File::create(path).with_context(failed)?;
-        report
-            .write_items(BufWriter::new(file))
-            .with_context(failed)?;
+        let mut items = Vec::new();
+        report.write_items(&mut items)?;
+        pdtrim_core::write_atomically(path, &items)?;
     }
     if let Some(out) = &args.out {
         write(&report, out)?;
@@ -70,6 +70,7 @@ pub(crate) fn run(args: &EvalArgs, progress: Progress) -> Result<()> {
 
 /// `pdtrim baseline`.
 pub(crate) fn baseline(args: &BaselineArgs, progress: Progress) -> Result<()> {
+    check_writable(&args.output)?;
     let report = measure(&args.score, None, progress)?;
     Baseline::of(&report)?.write(&args.output)?;
     output::result(&report.table())?;

@@ -54,6 +54,7 @@ pub(super) fn run(args: &KvExportArgs, progress: Progress) -> Result<()> {
     // All of the stored tokens are prefill's: vLLM runs what follows them.
     let model = bound.model(&session, Mode::PdKv, Boundary::Prefill)?;
     let handover = model.prefill(&[stored])?;
+    session.check_unchanged(None)?;
     let wrote = vllm::write(handover.cache(), stored, args.connector.layout(), &args.out)?;
     note_requests(prompt.len(), block_size, progress);
     output::result(&format!(

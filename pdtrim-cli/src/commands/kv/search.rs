@@ -66,6 +66,7 @@ pub(super) fn run(args: &KvSearchArgs, progress: Progress) -> Result<()> {
         reported_on: &reported_on,
     };
     let report = search.run(&scoring)?;
+    session.check_unchanged(Some(&folder))?;
     let object = serde_json::to_value(&report)?;
     let text = serde_json::to_string_pretty(&object)?;
     folder.put("front.json", format!("{text}\n").as_bytes())?;
@@ -299,6 +300,7 @@ impl Search<'_> {
         else {
             return Ok(None);
         };
+        self.session.check_unchanged(Some(self.folder))?;
         let base = self.bound.plan.as_ref();
         let file = match base {
             Some((_, plan)) => plan.file().clone(),
@@ -316,8 +318,9 @@ impl Search<'_> {
             for name in plan.file().files_beside() {
                 let (from, to) = (beside.join(name), self.args.out.join(name));
                 if from != to {
-                    fs::copy(&from, &to)
-                        .with_context(|| format!("cannot copy {}", from.display()))?;
+                    let bytes = fs::read(&from);
+                    let bytes = bytes.with_context(|| format!("cannot read {}", from.display()))?;
+                    self.folder.put(name, &bytes)?;
                 }
             }
         }

@@ -43,6 +43,7 @@ pub(crate) fn run(args: &SensitivityArgs, progress: Progress) -> Result<()> {
         set: &set,
     };
     let report = analysis.run(&scoring)?;
+    session.check_unchanged(Some(&folder))?;
     let object = serde_json::to_value(&report)?;
     let text = serde_json::to_string_pretty(&object)?;
     folder.put("sensitivity.json", format!("{text}\n").as_bytes())?;

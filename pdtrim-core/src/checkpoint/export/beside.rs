@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::config::end_tokens;
 use super::write_json;
+use crate::atomic::write_atomically;
 use crate::checkpoint::{Checkpoint, Source};
 use crate::error::{Error, Result};
-use crate::plan::write_atomically;
 
 /// Files that are copied where the source has them; `tokenizer.json` itself must be there.
 const COPIED: [&str; 12] = [

@@ -31,9 +31,9 @@ use self::weights::OutTensor;
 use super::names::slots;
 use super::shards::Access;
 use super::{Checkpoint, Source};
+use crate::atomic::write_atomically;
 use crate::block::{BlockId, BlockSet};
 use crate::error::{Error, Result};
-use crate::plan::write_atomically;
 use crate::repair::StageRepair;
 use crate::units::Bytes;
 use crate::width::{StageBiases, StageWidths};
@@ -135,7 +135,8 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`Error::Depth`], [`Error::Export`] for what the form cannot carry, [`Error::Space`], [`Error::Io`], and what reading
+    /// [`Error::Depth`], [`Error::Export`] for what the form cannot carry, [`Error::Space`], [`Error::Io`],
+    /// [`Error::Changed`] for a checkpoint that was written to in the meantime, and what reading
     /// the checkpoint can fail with.
     pub fn export(
         &self,
@@ -169,6 +170,7 @@ impl Checkpoint {
         // Last: a folder without config.json is not a checkpoint, so a broken-off export is none.
         let config_path = staging.path().join("config.json");
         write_json(&config_path, &Value::Object(config))?;
+        self.check_unchanged()?;
         staging.finish()?;
         Ok(ExportReport {
             blocks: form.layers(&stage.removed).len(),

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::atomic::write_atomically;
 use crate::block::{BlockId, BlockSet};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::plan::write_atomically;
 
 /// That class rounds every `intermediate_size` up to a multiple of this.
 pub(super) const MULTIPLE: usize = 256;

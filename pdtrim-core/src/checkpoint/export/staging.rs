@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::atomic::{locked, sweep_folders, temporary_folder};
 use crate::error::{Error, Result};
 
 /// What temporary folders are called, after the name of the folder that they become.
@@ -55,21 +56,19 @@ impl Staging {
             prefix
         });
         if let Some(prefix) = &sibling {
-            sweep(parent, prefix);
+            sweep_folders(parent, prefix);
         }
-        sweep(folder, OsStr::new(MARK));
+        sweep_folders(folder, OsStr::new(MARK));
         let (place, prefix) = match sibling {
             Some(prefix) if is_new => (parent, prefix),
             _ => (folder, OsString::from(MARK)),
         };
         fs::create_dir_all(place).map_err(Error::io("create the folder", place))?;
         let temporary = temporary_folder(place, &prefix)?;
-        let lock = File::open(temporary.path()).ok();
-        let lock = lock.filter(|folder| folder.try_lock().is_ok());
         Ok(Self {
             folder: folder.to_owned(),
+            _lock: locked(temporary.path()),
             temporary,
-            _lock: lock,
             is_new,
         })
     }
@@ -120,40 +119,6 @@ fn names(folder: &Path) -> Result<Vec<OsString>> {
     let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
     let names: Result<Vec<OsString>, _> = names.collect();
     names.map_err(Error::io("read", folder))
-}
-
-/// Deletes what killed exports left. What cannot be looked at or deleted stays: it is in nobody's way.
-fn sweep(place: &Path, prefix: &OsStr) {
-    let Ok(entries) = fs::read_dir(place) else {
-        return;
-    };
-    let prefix = prefix.as_encoded_bytes();
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let name = path.file_name().map(OsStr::as_encoded_bytes);
-        let ours = name.is_some_and(|name| name.starts_with(prefix)) && path.is_dir();
-        let lock = ours.then(|| File::open(&path).ok()).flatten();
-        if lock.is_some_and(|folder| folder.try_lock().is_ok()) {
-            let _ = fs::remove_dir_all(&path);
-        }
-    }
-}
-
-/// With the permissions of an ordinary new folder: it is for other users' engines too.
-fn temporary_folder(place: &Path, prefix: &OsStr) -> Result<TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(prefix);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o777));
-        builder
-            .tempdir_in(place)
-            .map_err(Error::io("write to", place))
-    }
-    #[cfg(not(unix))]
-    builder
-        .tempdir_in(place)
-        .map_err(Error::io("write to", place))
 }
 
 #[cfg(test)]

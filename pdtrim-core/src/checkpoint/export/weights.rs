@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::super::weights::convert;
 use super::write_json;
+use crate::atomic::{put, temporary_sibling};
 use crate::error::{Error, Result};
-use crate::plan::temporary_sibling;
 use crate::units::Bytes;
 
 /// A tensor that is read and converted when it is written.
@@ -87,8 +87,7 @@ fn split(tensors: Vec<OutTensor>, max_shard: Bytes) -> Vec<Vec<OutTensor>> {
 
 /// Writes one file to a temporary sibling, flushes it and renames it.
 fn write_file(path: &Path, tensors: Vec<OutTensor>) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = temporary_sibling(folder)?;
+    let mut file = temporary_sibling(path)?;
     let header = header(path, &tensors)?;
     file.write_all(&header).map_err(Error::io("write", path))?;
     for out in tensors {
@@ -101,14 +100,7 @@ fn write_file(path: &Path, tensors: Vec<OutTensor>) -> Result<()> {
         })?;
         file.write_all(&bytes).map_err(Error::io("write", path))?;
     }
-    let synced = file.as_file().sync_data();
-    synced.map_err(Error::io("write", path))?;
-    file.persist(path).map_err(|failed| Error::Io {
-        action: "write",
-        path: path.to_owned(),
-        source: failed.error,
-    })?;
-    Ok(())
+    put(file, path)
 }
 
 /// The length of the header and the header, which says where each tensor lies.

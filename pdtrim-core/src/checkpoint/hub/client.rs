@@ -270,6 +270,11 @@ impl<'a, T: RepoType> HubRepo<'a, T> {
             match self.download_once(request, on_event) {
                 // The client waits 10 seconds for another process; large files take longer.
                 Err(HFError::CacheLockTimeout { path }) => on_event(PullEvent::Waiting { path }),
+                // A full disk is not the hub's fault.
+                Err(HFError::Io(source)) => {
+                    let folder = request.into.unwrap_or(&self.cache_dir);
+                    return Err(SourceError::io("write to", folder)(source));
+                }
                 result => return result.map_err(|error| self.explained(error, request.file)),
             }
         }

@@ -21,14 +21,16 @@ pub(super) fn run(args: &KvNeedleArgs, progress: Progress) -> Result<()> {
     let session = Session::open(&args.model, progress)?.for_long_work();
     let bound = Bound::from_args(&plan(args), &session)?;
     let test = NeedleTest::new(&grid, &scorer(&session, &bound, Mode::Dense)?);
+    let folder = RunFolder::open(&args.out, args.force)?;
     let measuring = Measuring {
         session: &session,
         bound: &bound,
         test: &test.map_err(by_flag)?,
-        folder: &RunFolder::open(&args.out, args.force)?,
+        folder: &folder,
         progress,
     };
     let report = measuring.run(&modes(args, &bound), &grid)?;
+    session.check_unchanged(Some(&folder))?;
     measuring.write(&report)?;
     if args.json {
         return output::json(&serde_json::to_value(&report)?);

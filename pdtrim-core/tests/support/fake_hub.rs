@@ -1,32 +1,37 @@
 //! A server on this machine that answers as the hub does, for tests.
 
+#![allow(dead_code, reason = "each test file uses a part of this module")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// The commit that the server is at.
-pub(in crate::checkpoint) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// What the server holds.
 #[derive(Clone, Default)]
-pub(in crate::checkpoint) struct FakeHub {
+pub(crate) struct FakeHub {
     /// Files of `org/name`, with contents.
-    pub(in crate::checkpoint) files: Vec<(&'static str, Vec<u8>)>,
+    pub(crate) files: Vec<(&'static str, Vec<u8>)>,
     /// The token it asks for.
-    pub(in crate::checkpoint) token: Option<&'static str>,
+    pub(crate) token: Option<&'static str>,
     /// A file whose download answers 500 with a text instead.
-    pub(in crate::checkpoint) broken: Option<&'static str>,
+    pub(crate) broken: Option<&'static str>,
+    /// How long it waits before each KiB of a body.
+    pub(crate) pause: Duration,
 }
 
 /// A running server; its thread ends with the test process.
-pub(in crate::checkpoint) struct Server {
-    pub(in crate::checkpoint) endpoint: String,
+pub(crate) struct Server {
+    pub(crate) endpoint: String,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
-    pub(in crate::checkpoint) fn start(hub: FakeHub) -> Self {
+    pub(crate) fn start(hub: FakeHub) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -41,7 +46,7 @@ impl Server {
     }
 
     /// `METHOD path` of every request so far.
-    pub(in crate::checkpoint) fn requests(&self) -> Vec<String> {
+    pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
 }
@@ -77,7 +82,10 @@ impl FakeHub {
             "HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n"
         );
         if method != "HEAD" {
-            let _ = stream.write_all(&body);
+            for part in body.chunks(1 << 10) {
+                thread::sleep(self.pause);
+                let _ = stream.write_all(part);
+            }
         }
         // Read to the end, so that closing does not reset the connection under the answer.
         let _ = stream.shutdown(std::net::Shutdown::Write);
