@@ -16,6 +16,7 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 use burn::tensor::{DType, TensorData};
 use burn_flex::FlexTensor;
@@ -114,24 +115,26 @@ fn linear_of<W: Packed>(rows: &FlexTensor, parts: Vec<Part>) -> Vec<FlexTensor> 
         .iter()
         .map(|part| Vec::with_capacity(size(part)))
         .collect();
-    let targets: Vec<Matrix<'_>> = products
+    let targets: Vec<Matrix<'_, MaybeUninit<f32>>> = products
         .iter()
         .zip(&mut outs)
-        .map(|(part, out)| Matrix::new(out.as_mut_ptr(), part.outputs))
+        .map(|(part, out)| Matrix::new(&mut out.spare_capacity_mut()[..size(part)], part.outputs))
         .collect();
     x.products(&products, |place, sums| {
         let bias = products[place.product].bias;
         for (row, sums) in sums.rows(place.first_row) {
-            // SAFETY: `products` gives each place to one thread.
+            // SAFETY: `products` gives each place to one thread, and a row of it once.
             let out = unsafe { targets[place.product].write(row, place.first, place.width) };
             match bias {
                 Some(bias) => {
                     let bias = &bias[place.first..][..place.width];
                     for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
-                        *out = sum + bias;
+                        out.write(sum + bias);
                     }
                 }
-                None => out.copy_from_slice(&sums[..place.width]),
+                None => {
+                    out.write_copy_of_slice(&sums[..place.width]);
+                }
             }
         }
     });
@@ -158,7 +161,7 @@ fn linear_add_of<W: Packed>(
     let outputs = product.outputs;
     let out = residual.storage_mut::<f32>();
     assert_eq!(out.len(), count * outputs, "a residual for each output");
-    let target = Matrix::new(out.as_mut_ptr(), outputs);
+    let target = Matrix::new(out, outputs);
     x.products(&[product], |place, sums| {
         for (row, sums) in sums.rows(place.first_row) {
             // SAFETY: `products` gives each place to one thread.
@@ -178,14 +181,15 @@ fn gated_of<W: Packed>(rows: &FlexTensor, gate: &FlexTensor, up: &FlexTensor) ->
     let (gate, up) = (Product::<W>::of(&gate, None), Product::<W>::of(&up, None));
     let outputs = gate.outputs;
     let mut out: Vec<f32> = Vec::with_capacity(count * outputs);
-    let target = Matrix::new(out.as_mut_ptr(), outputs);
+    let spare = &mut out.spare_capacity_mut()[..count * outputs];
+    let target = Matrix::new(spare, outputs);
     let both = Product::<W>::side_by_side(&gate, &up);
     x.products(&[both], |place, mut sums| {
         sums.gate();
         for (row, sums) in sums.rows(place.first_row) {
             // SAFETY: `products` gives each place to one thread.
             let out = unsafe { target.write(row, place.first, place.width) };
-            out.copy_from_slice(&sums[..place.width]);
+            out.write_copy_of_slice(&sums[..place.width]);
         }
     });
     // SAFETY: the capacity was asked for above, and `products` has had every element written.
@@ -398,20 +402,22 @@ impl Sums<'_> {
     }
 }
 
-/// A row-major f32 matrix that several threads write to.
-struct Matrix<'a> {
-    start: *mut f32,
+/// A row-major matrix that several threads write to.
+struct Matrix<'a, T> {
+    start: *mut T,
+    len: usize,
     columns: usize,
-    lifetime: PhantomData<&'a mut f32>,
+    lifetime: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: `write` leaves it to its caller that no two threads have the same element.
-unsafe impl Sync for Matrix<'_> {}
+unsafe impl<T: Send> Sync for Matrix<'_, T> {}
 
-impl Matrix<'_> {
-    fn new(start: *mut f32, columns: usize) -> Self {
+impl<'a, T> Matrix<'a, T> {
+    fn new(elements: &'a mut [T], columns: usize) -> Self {
         Self {
-            start,
+            start: elements.as_mut_ptr(),
+            len: elements.len(),
             columns,
             lifetime: PhantomData,
         }
@@ -421,15 +427,15 @@ impl Matrix<'_> {
     ///
     /// # Safety
     ///
-    /// They must lie in the matrix and be nobody else's for as long as the slice lives. They may be
-    /// uninitialised if they are only written to: f32 has no invalid values and nothing to drop.
+    /// They must be nobody else's for as long as the slice lives.
     #[expect(clippy::mut_from_ref, reason = "that is the contract")]
-    unsafe fn write(&self, row: usize, column: usize, width: usize) -> &mut [f32] {
-        debug_assert!(column + width <= self.columns);
-        // SAFETY: the caller's promise.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.start.add(row * self.columns + column), width)
-        }
+    unsafe fn write(&self, row: usize, column: usize, width: usize) -> &mut [T] {
+        let first = row * self.columns + column;
+        let inside = column + width <= self.columns && first + width <= self.len;
+        assert!(inside, "a tile lies in the matrix");
+        // SAFETY: they lie in the slice that this was made of, which is borrowed for as long as this lives, by
+        // the assertion; that nobody else has them is the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(first), width) }
     }
 }
 

@@ -25,6 +25,12 @@ fn narrowed(weight: Tensor<2>, narrow: Option<DType>) -> Tensor<2> {
     }
 }
 
+/// The same elements at the start of an allocation of their own.
+fn copy_of(tensor: &Tensor<2>) -> Tensor<2> {
+    let dtype = tensor.dtype();
+    Tensor::from_data(tensor.to_data(), (&Device::flex(), dtype))
+}
+
 /// Whether activations are rounded to bf16 on this CPU.
 fn rounds(rows: usize, inputs: usize, narrow: Option<DType>) -> bool {
     narrow == Some(DType::BF16)
@@ -82,6 +88,33 @@ proptest! {
         let (x, gate, up) = (random([rows, inputs]), weight(), weight());
         let expected = plain::gated(x.clone(), gate.clone(), up.clone());
         assert_products_close(gated(x, gate, up), expected, rounds(rows, inputs, narrow));
+    }
+
+    #[test]
+    fn views_that_start_anywhere_give_what_copies_of_them_give(
+        rows in 1_usize..40, inputs in 1_usize..70, outputs in 1_usize..70, (down, along) in (0_usize..4, 0_usize..4),
+        narrow in narrowings(),
+    ) {
+        // No whole number of vectors from the start of the allocation, and rows that are apart.
+        let view = |rows, width| random([rows + down, width + along]).narrow(0, down, rows).narrow(1, along, width);
+        let (x, residual) = (view(rows, inputs), view(rows, outputs));
+        let weight = || narrowed(random([outputs + down, inputs]), narrow).narrow(0, down, outputs);
+        let (weight, gate) = (weight(), weight());
+        let of_views = [
+            linear(&x, [(weight.clone(), None)])[0].clone(),
+            linear_add(x.clone(), weight.clone(), residual.clone()),
+            gated(x.clone(), gate.clone(), weight.clone()),
+        ];
+        let [x, residual, weight, gate] = [x, residual, weight, gate].map(|tensor| copy_of(&tensor));
+        let of_copies = [
+            linear(&x, [(weight.clone(), None)])[0].clone(),
+            linear_add(x.clone(), weight.clone(), residual),
+            gated(x, gate, weight),
+        ];
+        for (view, copy) in of_views.into_iter().zip(of_copies) {
+            prop_assert_eq!(view.dims(), copy.dims());
+            prop_assert_eq!(view.into_data(), copy.into_data());
+        }
     }
 
     #[test]
@@ -168,6 +201,20 @@ proptest! {
 fn the_greedy_token_has_the_largest_logit() {
     let logits = Tensor::<2>::from_floats([[0.0, 2.0, 2.0], [-1.0, -3.0, -0.5]], &Device::flex());
     assert_eq!(greedy_tokens(logits), [1, 2]);
+}
+
+#[test]
+fn without_rows_products_are_empty() {
+    let none = |width| {
+        let data = TensorData::new(Vec::<f32>::new(), [0, width]);
+        Tensor::<2>::from_data(data, &Device::flex())
+    };
+    let weight = || random([4, 6]);
+    let [product] = linear(&none(6), [(weight(), Some(random([4])))]);
+    assert_eq!(product.dims(), [0, 4]);
+    assert_eq!(linear_add(none(6), weight(), none(4)).dims(), [0, 4]);
+    assert_eq!(gated(none(6), weight(), weight()).dims(), [0, 4]);
+    assert!(scored_logits(none(6), weight(), &[]).is_empty());
 }
 
 #[test]
