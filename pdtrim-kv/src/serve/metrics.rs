@@ -30,6 +30,7 @@ struct Inner {
     wire_bytes: Counter,
     socket_bytes: Family<Direction, Counter>,
     retries: Counter,
+    turned_away: Counter,
     prefill: Histogram,
     first_token: Histogram,
     steps: Histogram,
@@ -75,6 +76,7 @@ impl Metrics {
             wire_bytes: Counter::default(),
             socket_bytes: Family::default(),
             retries: Counter::default(),
+            turned_away: Counter::default(),
             prefill: seconds(),
             first_token: seconds(),
             steps: seconds(),
@@ -119,6 +121,11 @@ impl Metrics {
             "prefill_retries",
             "Prompts that prefill was asked for again",
             inner.retries.clone(),
+        );
+        registry.register(
+            "connections_turned_away",
+            "Connections that were closed because as many as may be were open",
+            inner.turned_away.clone(),
         );
         let mut time = |name, help, histogram: &Histogram| {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
@@ -173,6 +180,10 @@ impl Metrics {
 
     pub(super) fn retried(&self) {
         self.inner.retries.inc();
+    }
+
+    pub(super) fn turned_away(&self) {
+        self.inner.turned_away.inc();
     }
 
     pub(super) fn first_token(&self, time: Duration) {

@@ -119,6 +119,7 @@ async fn files_that_are_none_are_named() {
         let metrics = pdtrim_kv::serve::Metrics::new();
         let served = listener.serve(
             pdtrim_kv::serve::Router::new(),
+            pdtrim_kv::serve::Limits::default(),
             &metrics,
             std::future::pending(),
         );

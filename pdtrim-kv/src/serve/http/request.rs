@@ -6,12 +6,15 @@ use serde_json::Value;
 use super::Api;
 use crate::serve::error::{ServeError, ServeResult};
 use crate::serve::generator::GenerateRequest;
+use crate::serve::identity::shown;
 use crate::serve::sampler::SamplingParams;
 
 /// New tokens of a completion that does not say how many, as OpenAI has it.
 const COMPLETION_TOKENS: usize = 16;
-/// Texts that may end an answer.
+/// Texts that may end an answer, and bytes of each: what may become one of them is held back and searched at
+/// every token.
 const STOPS: usize = 16;
+const STOP_BYTES: usize = 1024;
 
 /// The body of `/v1/completions`.
 #[derive(Deserialize)]
@@ -217,6 +220,10 @@ impl Common {
         if stop.iter().any(String::is_empty) {
             return Err(request("stop", "texts that are not empty", "an empty one"));
         }
+        if let Some(long) = stop.iter().find(|text| text.len() > STOP_BYTES) {
+            let expected = format!("texts of at most {STOP_BYTES} bytes");
+            return Err(request("stop", &expected, format!("{} bytes", long.len())));
+        }
         // A context of n positions holds n + 1 tokens: the last one is chosen, never fed.
         let room = (api.generator.context_length() + 1).saturating_sub(prompt.len());
         let max_new_tokens = self.max_tokens.or(default_tokens).unwrap_or(room);
@@ -257,6 +264,6 @@ fn request(field: &'static str, expected: &str, found: impl ToString) -> ServeEr
     ServeError::Request {
         field,
         expected: expected.to_owned(),
-        found: found.to_string(),
+        found: shown(&found.to_string()),
     }
 }
