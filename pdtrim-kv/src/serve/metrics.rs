@@ -30,6 +30,7 @@ struct Inner {
     wire_bytes: Counter,
     socket_bytes: Family<Direction, Counter>,
     retries: Counter,
+    connections: Counter,
     turned_away: Counter,
     prefill: Histogram,
     first_token: Histogram,
@@ -76,6 +77,7 @@ impl Metrics {
             wire_bytes: Counter::default(),
             socket_bytes: Family::default(),
             retries: Counter::default(),
+            connections: Counter::default(),
             turned_away: Counter::default(),
             prefill: seconds(),
             first_token: seconds(),
@@ -121,6 +123,11 @@ impl Metrics {
             "prefill_retries",
             "Prompts that prefill was asked for again",
             inner.retries.clone(),
+        );
+        registry.register(
+            "connections",
+            "Connections that were let in",
+            inner.connections.clone(),
         );
         registry.register(
             "connections_turned_away",
@@ -180,6 +187,10 @@ impl Metrics {
 
     pub(super) fn retried(&self) {
         self.inner.retries.inc();
+    }
+
+    pub(super) fn let_in(&self) {
+        self.inner.connections.inc();
     }
 
     pub(super) fn turned_away(&self) {

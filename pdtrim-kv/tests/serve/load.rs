@@ -130,3 +130,22 @@ async fn a_prefill_that_is_busy_is_load_and_no_fault() {
     .await;
     assert!(decode.start(short()).await.is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_was_closed_while_nobody_asked_is_made_again() {
+    let mut setup = Setup::tiny();
+    // A connection without a request is kept no longer than that.
+    setup.limits.deadline = Duration::from_secs(1);
+    let (prefill, counted) = setup.start_prefill().await;
+    setup.limits.deadline = Duration::from_mins(1);
+    let decode = setup.decode(prefill, 1);
+    for _ in 0..2 {
+        let events = decode.start(short()).await.unwrap();
+        assert_eq!(events.all().await.unwrap().0.len(), 2);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    let retries = metric(decode.metrics(), "pdtrim_prefill_retries_total");
+    assert!(retries < 0.5, "that is no fault");
+    // Nothing was open when the second request came, or it would not have shown.
+    assert!(metric(&counted, "pdtrim_connections_total") > 1.5);
+}

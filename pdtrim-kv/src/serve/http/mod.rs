@@ -24,7 +24,7 @@ use super::error::{ServeError, ServeResult, with_sources};
 use super::generator::Generator;
 use super::identity::shown;
 use super::metrics::Metrics;
-use request::{Asked, ChatBody, CompletionBody};
+use request::{Asked, AskedBody};
 use response::Kind;
 
 /// A request's longest body: so many bytes, and more for each token of the context, of which text has four to six
@@ -152,9 +152,9 @@ async fn wrong_method() -> Response {
 }
 
 async fn completions(State(api): State<Arc<Api>>, request: Request) -> Response {
-    match body::read::<CompletionBody>(&api, request).await {
+    match body::read::<AskedBody>(&api, request).await {
         Ok(body) => {
-            let asked = api.tokenize(|| body.read(&api)).await;
+            let asked = api.tokenize(|| body.completion(&api)).await;
             answer(api, asked, Kind::Completion).await
         }
         Err(refused) => refused,
@@ -162,9 +162,9 @@ async fn completions(State(api): State<Arc<Api>>, request: Request) -> Response 
 }
 
 async fn chat_completions(State(api): State<Arc<Api>>, request: Request) -> Response {
-    match body::read::<ChatBody>(&api, request).await {
+    match body::read::<AskedBody>(&api, request).await {
         Ok(body) => {
-            let asked = api.tokenize(|| body.read(&api)).await;
+            let asked = api.tokenize(|| body.chat(&api)).await;
             answer(api, asked, Kind::Chat).await
         }
         Err(refused) => refused,

@@ -105,6 +105,7 @@ impl Port {
                 self.turn_away(stream);
                 continue;
             };
+            self.metrics.let_in();
             // Answers wait for no acknowledgement of what came before.
             let _ = stream.set_nodelay(true);
             let connected = Arc::clone(self).connect(stream, stopping.clone(), place);
