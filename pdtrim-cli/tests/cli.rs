@@ -23,10 +23,14 @@ mod kv_export;
 mod needle;
 #[path = "cli/onnx.rs"]
 mod onnx;
+#[path = "cli/secrets.rs"]
+mod secrets;
 #[path = "cli/sensitivity.rs"]
 mod sensitivity;
 #[path = "cli/serve.rs"]
 mod serve;
+#[path = "cli/storm.rs"]
+mod storm;
 #[path = "cli/width.rs"]
 mod width;
 

@@ -107,9 +107,12 @@ pub(crate) struct PortArgs {
     /// Requests whose KV cache is held at once.
     #[arg(long, value_name = "N", default_value = "16")]
     pub(crate) max_in_flight: NonZeroUsize,
-    /// Requests that may wait for that; more are refused.
-    #[arg(long, value_name = "N", default_value = "1024")]
+    /// Requests that may wait for that; more are refused at once.
+    #[arg(long, value_name = "N", default_value = "240")]
     pub(crate) max_waiting: usize,
+    /// Seconds that a request may wait for that; then it is refused too.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub(crate) max_wait: u64,
     /// Seconds that a request may take in all.
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub(crate) deadline: u64,

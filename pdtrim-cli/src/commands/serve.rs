@@ -46,7 +46,7 @@ async fn prefill(args: &ServePrefillArgs, progress: Progress) -> Result<()> {
     let limits = limits(&args.port, 1);
     let server = PrefillServer::new(loaded.served, limits, metrics.clone(), args.zstd);
     let router = server.router().await;
-    listen(listener, router, &metrics, "prefill", progress).await
+    listen(listener, router, limits, &metrics, "prefill", progress).await
 }
 
 async fn decode(args: &ServeDecodeArgs, progress: Progress) -> Result<()> {
@@ -89,12 +89,14 @@ async fn answer(
         model.name.clone_from(name);
     }
     let router = openai(generator, model)?;
-    listen(listener, router, &metrics, role, progress).await
+    let limits = limits(&args.port, args.max_batch.get());
+    listen(listener, router, limits, &metrics, role, progress).await
 }
 
 async fn listen(
     listener: Listener,
     router: Router,
+    limits: Limits,
     metrics: &Metrics,
     role: &str,
     progress: Progress,
@@ -104,7 +106,7 @@ async fn listen(
     progress.say(&format!("{role}: ready"));
     // Scripts wait for this line.
     output::result(&format!("{}://{address}", listener.scheme()))?;
-    Ok(listener.serve(router, metrics, stop).await?)
+    Ok(listener.serve(router, limits, metrics, stop).await?)
 }
 
 /// A model in the form that is served.
@@ -137,6 +139,7 @@ fn limits(port: &PortArgs, batch: usize) -> Limits {
     Limits {
         in_flight: port.max_in_flight.get(),
         waiting: port.max_waiting,
+        max_wait: Duration::from_secs(port.max_wait),
         batch,
         deadline: Duration::from_secs(port.deadline),
     }

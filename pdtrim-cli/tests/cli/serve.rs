@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use super::Place;
 
 /// A server; killed when it is dropped.
-struct Server {
+pub(super) struct Server {
     child: Child,
     address: String,
 }
 
 impl Server {
-    fn start(place: &Place, words: &[&str]) -> Self {
+    pub(super) fn start(place: &Place, words: &[&str]) -> Self {
         Self::start_at(place, words, "127.0.0.1:0")
     }
 
@@ -37,16 +37,20 @@ impl Server {
         Self { child, address }
     }
 
-    fn url(&self) -> String {
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(super) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    fn send(&self, head: &str, body: &str) -> std::io::Result<String> {
+    fn send(&self, token: &str, head: &str, body: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(&self.address)?;
         stream.set_read_timeout(Some(Duration::from_mins(1)))?;
         let length = body.len();
         let request = format!(
-            "{head} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            "{head} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
         );
         stream.write_all(request.as_bytes())?;
         let mut answer = String::new();
@@ -58,19 +62,41 @@ impl Server {
     }
 
     fn complete(&self, prompt: &str, tokens: usize) -> std::io::Result<Value> {
+        self.complete_with("none", prompt, tokens)
+    }
+
+    fn complete_with(&self, token: &str, prompt: &str, tokens: usize) -> std::io::Result<Value> {
         let body = json!({"prompt": prompt, "max_tokens": tokens, "temperature": 0}).to_string();
-        let answer = self.send("POST /v1/completions", &body)?;
+        let answer = self.send(token, "POST /v1/completions", &body)?;
         serde_json::from_str(&answer).map_err(std::io::Error::other)
     }
 
-    fn text(&self, prompt: &str, tokens: usize) -> String {
-        let answer = self.complete(prompt, tokens).unwrap();
+    pub(super) fn text_with(&self, token: &str, prompt: &str, tokens: usize) -> String {
+        let answer = self.complete_with(token, prompt, tokens).unwrap();
         let text = answer["choices"][0]["text"].as_str();
         text.unwrap_or_else(|| panic!("{answer}")).to_owned()
     }
 
+    fn text(&self, prompt: &str, tokens: usize) -> String {
+        self.text_with("none", prompt, tokens)
+    }
+
     fn metric(&self, line: &str) -> f64 {
-        let text = self.send("GET /metrics", "").unwrap();
+        self.metric_with("none", line)
+    }
+
+    /// Waits until no request holds anything.
+    pub(super) fn comes_to_rest(&self, token: &str) {
+        let began = Instant::now();
+        while self.metric_with(token, "pdtrim_requests_in_flight") > 0.5 {
+            let waited = began.elapsed();
+            assert!(waited < Duration::from_mins(1), "requests are held");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub(super) fn metric_with(&self, token: &str, line: &str) -> f64 {
+        let text = self.send(token, "GET /metrics", "").unwrap();
         let found = text.lines().find_map(|found| found.strip_prefix(line));
         found.map_or(0.0, |value| value.trim().parse().unwrap())
     }
@@ -81,7 +107,7 @@ impl Server {
     }
 
     /// Memory that the process holds, in KiB, where the system says.
-    fn resident(&self) -> Option<f64> {
+    pub(super) fn resident(&self) -> Option<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
         let line = status
             .lines()

@@ -1,7 +1,9 @@
 //! Decode: one thread on which the rows of all requests step together.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use pdtrim_core::pipeline::{DecodeRow, PdModel, SendAll};
@@ -45,6 +47,7 @@ pub(super) struct Job {
 #[derive(Clone, Debug)]
 pub(super) struct Engine {
     jobs: Sender<Job>,
+    thread: Arc<JoinHandle<()>>,
 }
 
 impl Engine {
@@ -53,10 +56,18 @@ impl Engine {
         let (sender, jobs) = channel();
         let thread = std::thread::Builder::new().name("decode".to_owned());
         let run = move || run(&served.pd(&SendAll), &jobs, batch, &metrics);
-        thread.spawn(run).map_err(|source| ServeError::Server {
+        let thread = thread.spawn(run).map_err(|source| ServeError::Server {
             source: source.into(),
         })?;
-        Ok(Self { jobs: sender })
+        Ok(Self {
+            jobs: sender,
+            thread: Arc::new(thread),
+        })
+    }
+
+    /// Whether anything is decoded any more.
+    pub(super) fn is_running(&self) -> bool {
+        !self.thread.is_finished()
     }
 
     pub(super) fn submit(&self, job: Job) -> ServeResult<()> {
@@ -104,23 +115,21 @@ fn is_wanted(job: &mut Job) -> bool {
 /// One token more for each; returns those that go on.
 fn step(pd: &PdModel<'_>, mut active: Vec<Job>, metrics: &Metrics) -> Vec<Job> {
     let began = Instant::now();
-    let mut rows: Vec<&mut DecodeRow> = active.iter_mut().map(|job| &mut job.row).collect();
-    let logits = match pd.decode_step(&mut rows) {
-        Ok(logits) => logits,
-        Err(error) => {
+    // A panic ends the texts of this step and no others: a step changes nothing but its rows.
+    let chosen = catch_unwind(AssertUnwindSafe(|| next_tokens(pd, &mut active)));
+    let tokens = match chosen {
+        Ok(Ok(tokens)) => tokens,
+        Ok(Err(error)) => {
             let reason = error.to_string();
-            for mut job in active {
-                job.tracked.ended("failed");
-                let source = reason.clone().into();
-                let _ = job
-                    .events
-                    .send(Event::Failed(ServeError::Server { source }));
-            }
+            let source = || reason.clone().into();
+            fail(active, || ServeError::Server { source: source() });
+            return Vec::new();
+        }
+        Err(_) => {
+            fail(active, || ServeError::Panicked { stage: "decode" });
             return Vec::new();
         }
     };
-    let mut samplers: Vec<&mut Sampler> = active.iter_mut().map(|job| &mut job.sampler).collect();
-    let tokens = choose(logits, &mut samplers);
     metrics.stepped(tokens.len(), began.elapsed());
     let chosen = active.into_iter().zip(tokens);
     let going_on = chosen.filter_map(|(mut job, token)| {
@@ -149,4 +158,20 @@ fn step(pd: &PdModel<'_>, mut active: Vec<Job>, metrics: &Metrics) -> Vec<Job> {
         None
     });
     going_on.collect()
+}
+
+fn next_tokens(pd: &PdModel<'_>, active: &mut [Job]) -> pdtrim_core::Result<Vec<u32>> {
+    let mut rows: Vec<&mut DecodeRow> = active.iter_mut().map(|job| &mut job.row).collect();
+    let logits = pd.decode_step(&mut rows)?;
+    let mut samplers: Vec<&mut Sampler> = active.iter_mut().map(|job| &mut job.sampler).collect();
+    Ok(choose(logits, &mut samplers))
+}
+
+/// Ends all of them.
+fn fail(jobs: Vec<Job>, error: impl Fn() -> ServeError) {
+    for mut job in jobs {
+        job.tracked.ended("failed");
+        // Nobody waits any more if this fails.
+        let _ = job.events.send(Event::Failed(error()));
+    }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::task::JoinError;
 use tonic::{Code, Status};
 
 /// Result with a [`ServeError`].
@@ -54,6 +55,32 @@ pub enum ServeError {
         /// The limit.
         limit: usize,
     },
+    /// A request whose turn did not come in time.
+    #[error("no turn within {} s; try again later", .limit.as_secs_f64())]
+    Waited {
+        /// How long it may wait.
+        limit: Duration,
+    },
+    /// More connections, or requests on them, than may be open.
+    #[error("{limit} connections or requests are open, which is the limit; try again later")]
+    Crowded {
+        /// The limit.
+        limit: usize,
+    },
+    /// Prefill has more to do than it takes on.
+    #[error("prefill at {address} is busy: {reason}")]
+    PrefillBusy {
+        /// Where it is.
+        address: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A request whose body comes too slowly.
+    #[error("the body was not there within {} s", .limit.as_secs_f64())]
+    Body {
+        /// How long it may take.
+        limit: Duration,
+    },
     /// A request that took too long.
     #[error("not done within {} s: {stage}", .limit.as_secs_f64())]
     Deadline {
@@ -81,6 +108,12 @@ pub enum ServeError {
     /// The thread that decodes is gone.
     #[error("decode has stopped")]
     Stopped,
+    /// A bug. The request that met it is over; the server goes on.
+    #[error("{stage} panicked; the server's log says where")]
+    Panicked {
+        /// What it was at.
+        stage: &'static str,
+    },
     /// A conversation that the checkpoint's template does not take.
     #[error("the checkpoint's chat template: {reason}")]
     Template {
@@ -145,12 +178,32 @@ impl ServeError {
         }
     }
 
+    /// Whether the same may succeed when there is less to do.
+    pub(super) fn is_of_load(&self) -> bool {
+        matches!(
+            self,
+            Self::Busy { .. }
+                | Self::Waited { .. }
+                | Self::Crowded { .. }
+                | Self::PrefillBusy { .. }
+        )
+    }
+
+    /// What became of work on another thread that gave nothing.
+    pub(super) fn of_work(error: &JoinError, stage: &'static str) -> Self {
+        if error.is_panic() {
+            Self::Panicked { stage }
+        } else {
+            Self::Stopped
+        }
+    }
+
     /// Its name in metrics.
     pub(super) fn outcome(&self) -> &'static str {
         match self {
             _ if self.is_of_request() => "refused",
             Self::Identity { .. } | Self::Token => "refused",
-            Self::Busy { .. } => "busy",
+            _ if self.is_of_load() => "busy",
             Self::Deadline { .. } => "deadline",
             Self::Cancelled => "cancelled",
             _ => "failed",
@@ -162,8 +215,8 @@ impl ServeError {
             _ if self.is_of_request() => Code::InvalidArgument,
             Self::Identity { .. } => Code::FailedPrecondition,
             Self::Wire { .. } => Code::DataLoss,
-            Self::Busy { .. } => Code::ResourceExhausted,
-            Self::Deadline { .. } => Code::DeadlineExceeded,
+            _ if self.is_of_load() => Code::ResourceExhausted,
+            Self::Deadline { .. } | Self::Body { .. } => Code::DeadlineExceeded,
             Self::Cancelled => Code::Cancelled,
             Self::Token => Code::Unauthenticated,
             Self::Prefill { .. } | Self::Stopped => Code::Unavailable,

@@ -1,9 +1,11 @@
 //! One request from its prompt to its last token.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use pdtrim_core::pipeline::{Handover, SendAll};
+use pdtrim_core::BlockId;
+use pdtrim_core::cache::BlockCache;
+use pdtrim_core::pipeline::{CacheTransfer, Handover, Received, SendAll};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -14,7 +16,7 @@ use super::metrics::{InFlight, Metrics};
 use super::remote::RemotePrefill;
 use super::sampler::{Sampler, SamplingParams};
 use super::served::Served;
-use crate::planned::PlannedTransfer;
+use crate::planned::{PlannedTransfer, core_error};
 
 /// A prompt and how to go on after it.
 #[derive(Clone, Debug)]
@@ -54,15 +56,26 @@ pub struct KvSent {
 /// The events of one request. Dropping it gives the request up.
 #[derive(Debug)]
 pub struct Events {
+    /// At most as many as new tokens were asked for: a text goes on, and lets its cache go at its end, also while
+    /// nobody reads.
     receiver: UnboundedReceiver<Event>,
     sent: KvSent,
+    due: Due,
 }
 
 impl Events {
-    /// The next event; [`ServeError::Stopped`] if decode ends before the text does.
+    /// The next event; [`ServeError::Stopped`] if decode ends before the text does, [`ServeError::Deadline`] once
+    /// the request has had its time, whether or not more is there.
     pub async fn next(&mut self) -> Event {
-        let event = self.receiver.recv().await;
-        event.unwrap_or(Event::Failed(ServeError::Stopped))
+        match self.due.within("generating", self.receiver.recv()).await {
+            Ok(event) => event.unwrap_or(Event::Failed(ServeError::Stopped)),
+            Err(late) => Event::Failed(late),
+        }
+    }
+
+    /// When the request must be done.
+    pub(super) fn due(&self) -> Due {
+        self.due
     }
 
     /// What prefill sent.
@@ -154,6 +167,16 @@ impl Generator {
         &self.inner.metrics
     }
 
+    /// What is taken on.
+    pub(super) fn limits(&self) -> &Limits {
+        self.inner.queue.limits()
+    }
+
+    /// Whether anything is decoded any more.
+    pub(super) fn is_running(&self) -> bool {
+        self.inner.engine.is_running()
+    }
+
     /// Longest sequence, prompt and new tokens together.
     pub fn context_length(&self) -> usize {
         self.inner.served.model().dims().context_length
@@ -218,7 +241,14 @@ impl Inner {
             tracked: Tracked::default(),
             _admission: admission,
         };
-        Ok((job, Events { receiver, sent }))
+        Ok((
+            job,
+            Events {
+                receiver,
+                sent,
+                due,
+            },
+        ))
     }
 
     /// Refuses what cannot be answered before anything waits for it.
@@ -232,7 +262,11 @@ impl Inner {
         }
         check_prompt(&self.served, &request.prompt)?;
         let limit = self.served.model().dims().context_length;
-        let tokens = request.prompt.len() + request.max_new_tokens - 1;
+        // Both come from clients; the sum of a prompt and the largest number there is fits no number.
+        let tokens = request
+            .prompt
+            .len()
+            .saturating_add(request.max_new_tokens - 1);
         if tokens > limit {
             return Err(pdtrim_core::Error::ContextLength { tokens, limit }.into());
         }
@@ -251,14 +285,35 @@ impl Inner {
         let slot = due.within("waiting for prefill", slot).await?;
         let slot = slot.map_err(|_| ServeError::Stopped)?;
         let (served, prompt) = (Arc::clone(&self.served), prompt.to_vec());
+        // Gone with this future, if the request is given up.
+        let wanted = Arc::new(());
+        let transfer = WhileWanted {
+            planned: PlannedTransfer::new(served.parts().kv.clone()),
+            wanted: Arc::downgrade(&wanted),
+        };
         let run = tokio::task::spawn_blocking(move || {
             let _slot = slot;
-            let transfer = PlannedTransfer::new(served.parts().kv.clone());
             served.pd(&transfer).prefill(&[prompt])
         });
         let handover = due.within("prefill", run).await?;
-        let handover = handover.map_err(|_| ServeError::Stopped)?;
+        drop(wanted);
+        let handover = handover.map_err(|error| ServeError::of_work(&error, "prefill"))?;
         Ok((handover?, 0))
+    }
+}
+
+/// Hands over as planned for as long as somebody waits; then prefill stops at the next block.
+struct WhileWanted {
+    planned: PlannedTransfer,
+    wanted: Weak<()>,
+}
+
+impl CacheTransfer for WhileWanted {
+    fn transfer(&self, id: BlockId, cache: BlockCache) -> pdtrim_core::Result<Received> {
+        if self.wanted.strong_count() == 0 {
+            return Err(core_error(ServeError::Cancelled));
+        }
+        self.planned.transfer(id, cache)
     }
 }
 

@@ -25,7 +25,7 @@ impl proto::Identity {
     }
 }
 
-/// A hash as a message may hold it: what a peer sends is not shown at any length.
+/// A text as a peer sent it: it is not shown at any length.
 pub(super) fn shown(text: &str) -> String {
     const LONGEST: usize = 80;
     match text.char_indices().nth(LONGEST) {

@@ -12,8 +12,11 @@ use super::error::{ServeError, ServeResult};
 pub struct Limits {
     /// Requests whose KV cache is held at once.
     pub in_flight: usize,
-    /// Requests that may wait for that; more are refused.
+    /// Requests that may wait for that; more are refused at once.
     pub waiting: usize,
+    /// How long a request may wait for that; then it is refused too. With what it takes to run, this bounds how long
+    /// an answer takes at any load.
+    pub max_wait: Duration,
     /// Rows that decode steps together.
     pub batch: usize,
     /// How long a request may take in all.
@@ -24,10 +27,39 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             in_flight: 16,
-            waiting: 1024,
+            waiting: 240,
+            max_wait: Duration::from_secs(30),
             batch: 16,
             deadline: Duration::from_mins(5),
         }
+    }
+}
+
+/// Connections beside those whose requests run or wait: probes, and clients that are about to be refused.
+const SPARE: usize = 64;
+/// Open connections at any limits; file descriptors end before that.
+const MOST: usize = 1 << 20;
+/// How long a client may leave a server waiting.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Limits {
+    /// Connections, and requests on all of them, that may be open at once: as many as may run or wait, and some for
+    /// probes and for being told that there are too many.
+    pub fn open(&self) -> usize {
+        let requests = self.in_flight.saturating_add(self.waiting);
+        requests.saturating_add(SPARE).min(MOST)
+    }
+
+    /// How long a client may take to agree on TLS, to send a request's head, and to read the rest of an answer after
+    /// the deadline.
+    pub(super) fn patience(&self) -> Duration {
+        PATIENCE.min(self.deadline)
+    }
+
+    /// Requests that may run or wait.
+    fn places(&self) -> usize {
+        let places = self.in_flight.saturating_add(self.waiting);
+        places.min(Semaphore::MAX_PERMITS)
     }
 }
 
@@ -52,8 +84,8 @@ impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            places: Arc::new(Semaphore::new(limits.in_flight + limits.waiting)),
-            running: Arc::new(Semaphore::new(limits.in_flight)),
+            places: Arc::new(Semaphore::new(limits.places())),
+            running: Arc::new(Semaphore::new(limits.in_flight.min(Semaphore::MAX_PERMITS))),
         }
     }
 
@@ -63,14 +95,18 @@ impl Queue {
 
     /// Waits until the request may run.
     pub(super) async fn admit(&self, due: Due) -> ServeResult<Admission> {
-        let limit = self.limits.in_flight + self.limits.waiting;
+        let limit = self.limits.places();
         let place = Arc::clone(&self.places).try_acquire_owned();
         let place = place.map_err(|_| ServeError::Busy { limit })?;
-        let running = due.within(
-            "waiting for its turn",
-            Arc::clone(&self.running).acquire_owned(),
-        );
-        let running = running.await?.map_err(|_| ServeError::Stopped)?;
+        let turn = Due::after(self.limits.max_wait.min(due.left()));
+        let running = Arc::clone(&self.running).acquire_owned();
+        let Ok(running) = turn.within("waiting for its turn", running).await else {
+            due.check("waiting for its turn")?;
+            return Err(ServeError::Waited {
+                limit: self.limits.max_wait,
+            });
+        };
+        let running = running.map_err(|_| ServeError::Stopped)?;
         Ok(Admission {
             _place: place,
             _running: running,

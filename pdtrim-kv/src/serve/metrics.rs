@@ -30,6 +30,8 @@ struct Inner {
     wire_bytes: Counter,
     socket_bytes: Family<Direction, Counter>,
     retries: Counter,
+    connections: Counter,
+    turned_away: Counter,
     prefill: Histogram,
     first_token: Histogram,
     steps: Histogram,
@@ -75,6 +77,8 @@ impl Metrics {
             wire_bytes: Counter::default(),
             socket_bytes: Family::default(),
             retries: Counter::default(),
+            connections: Counter::default(),
+            turned_away: Counter::default(),
             prefill: seconds(),
             first_token: seconds(),
             steps: seconds(),
@@ -119,6 +123,16 @@ impl Metrics {
             "prefill_retries",
             "Prompts that prefill was asked for again",
             inner.retries.clone(),
+        );
+        registry.register(
+            "connections",
+            "Connections that were let in",
+            inner.connections.clone(),
+        );
+        registry.register(
+            "connections_turned_away",
+            "Connections that were closed because as many as may be were open",
+            inner.turned_away.clone(),
         );
         let mut time = |name, help, histogram: &Histogram| {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
@@ -173,6 +187,14 @@ impl Metrics {
 
     pub(super) fn retried(&self) {
         self.inner.retries.inc();
+    }
+
+    pub(super) fn let_in(&self) {
+        self.inner.connections.inc();
+    }
+
+    pub(super) fn turned_away(&self) {
+        self.inner.turned_away.inc();
     }
 
     pub(super) fn first_token(&self, time: Duration) {

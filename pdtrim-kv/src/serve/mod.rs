@@ -19,6 +19,8 @@ mod listen;
 mod metrics;
 mod prefill;
 mod remote;
+#[doc(hidden)]
+pub mod replay;
 mod sampler;
 mod served;
 mod wire;

@@ -72,7 +72,7 @@ impl PrefillServer {
             .max_encoding_message_size(wire::CHUNK + wire::FRAME);
         reporter.set_serving::<GrpcServer<Self>>().await;
         let routes = Routes::new(service).add_service(health);
-        super::http::with_probes(routes.into_axum_router(), metrics)
+        super::http::with_probes(routes.into_axum_router(), metrics, || true)
     }
 }
 
@@ -153,7 +153,7 @@ impl Inner {
         let read = self.served.parts().boundary.prompt_positions(length);
         let (count, kv_bytes) = self.send_blocks(blocks, read, due, parts).await?;
         let computed = due.within("prefill", computing).await?;
-        let last = computed.map_err(|_| ServeError::Stopped)??;
+        let last = computed.map_err(|error| ServeError::of_work(&error, "prefill"))??;
         let identity = self.served.identity();
         if let Some(last) = last {
             let message = wire::last_hidden(identity, last);
@@ -178,7 +178,8 @@ impl Inner {
             let inner = Arc::clone(self);
             let encoding = tokio::task::spawn_blocking(move || inner.encode(id, read, &cache));
             let encoded = due.within("encoding", encoding).await?;
-            let (messages, bytes) = encoded.map_err(|_| ServeError::Stopped)??;
+            let (messages, bytes) =
+                encoded.map_err(|error| ServeError::of_work(&error, "encoding"))??;
             for message in messages {
                 self.send_part(message, due, parts).await?;
             }
@@ -211,7 +212,7 @@ impl Inner {
 
 /// Runs a prompt and hands on each block that decode runs; returns the hidden state of the last token if the
 /// boundary asks for it.
-fn compute(
+pub(super) fn compute(
     served: &Served,
     prompt: &[u32],
     due: Due,

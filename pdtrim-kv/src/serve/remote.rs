@@ -191,7 +191,8 @@ impl RemotePrefill {
         let mut caches = Vec::with_capacity(decoding.len());
         for decoded in decoding {
             let decoded = due.within("decoding keys and values", decoded).await?;
-            caches.push(decoded.map_err(|_| ServeError::Stopped)??);
+            let stage = "decoding keys and values";
+            caches.push(decoded.map_err(|error| ServeError::of_work(&error, stage))??);
         }
         let cache = KvCache::from_blocks(served.model().dims().n_blocks, caches);
         let kv_bytes = Bytes(assembler.kv_bytes());
@@ -203,6 +204,12 @@ impl RemotePrefill {
     fn said(&self, status: &Status, due: Due) -> ServeError {
         let retry = match status.code() {
             Code::DeadlineExceeded => return due.error("prefill"),
+            Code::ResourceExhausted => {
+                return ServeError::PrefillBusy {
+                    address: self.uri.clone(),
+                    reason: status.message().to_owned(),
+                };
+            }
             Code::Unavailable
             | Code::DataLoss
             | Code::Internal
@@ -240,7 +247,7 @@ fn decode(served: &Arc<Served>, block: BlockOnWire, bytes: Vec<u8>) -> JoinHandl
 
 impl Served {
     /// The hidden state as decode computes with it.
-    fn last_hidden(&self, values: Vec<f32>) -> ServeResult<Tensor<2>> {
+    pub(super) fn last_hidden(&self, values: Vec<f32>) -> ServeResult<Tensor<2>> {
         let (hidden, dtype) = self.hidden();
         if values.len() != hidden {
             return Err(ServeError::Wire {

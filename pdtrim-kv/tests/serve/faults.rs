@@ -134,6 +134,7 @@ async fn a_crowd_is_served_in_turn_and_what_is_beyond_the_line_is_refused() {
     setup.limits = Limits {
         in_flight: 4,
         waiting: 150,
+        max_wait: Duration::from_mins(2),
         batch: 4,
         deadline: Duration::from_mins(2),
     };

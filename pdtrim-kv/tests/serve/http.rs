@@ -21,15 +21,19 @@ const TEMPLATE: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content.strip(
     {% if messages[0].role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}>";
 
 /// A server of a seeded model whose tokens are bytes, and that model's own words.
-struct Api {
-    address: SocketAddr,
-    metrics: Metrics,
+pub(crate) struct Api {
+    pub(crate) address: SocketAddr,
+    pub(crate) metrics: Metrics,
     checkpoint: Checkpoint,
     _folder: tempfile::TempDir,
 }
 
 impl Api {
-    async fn start(security: Security) -> Self {
+    pub(crate) async fn start(security: Security) -> Self {
+        Self::start_with(security, Limits::default()).await
+    }
+
+    pub(crate) async fn start_with(security: Security, limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = ModelConfig {
             vocab_size: 256,
@@ -53,7 +57,7 @@ impl Api {
         });
         let metrics = Metrics::new();
         let served = Arc::new(served.unwrap());
-        let generator = Generator::unified(served, Limits::default(), metrics.clone()).unwrap();
+        let generator = Generator::unified(served, limits, metrics.clone()).unwrap();
         let router = openai(
             generator,
             ApiModel {
@@ -70,7 +74,10 @@ impl Api {
         let (router, counted) = (router.unwrap(), metrics.clone());
         tokio::spawn(async move {
             let never = std::future::pending();
-            listener.serve(router, &counted, never).await.unwrap();
+            listener
+                .serve(router, limits, &counted, never)
+                .await
+                .unwrap();
         });
         Self {
             address,
@@ -92,7 +99,7 @@ impl Api {
         tokenizer.decode(&generated.tokens).unwrap()
     }
 
-    async fn send(&self, head: &str, body: &str) -> (u16, String) {
+    pub(crate) async fn send(&self, head: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let length = body.len();
         let request = format!(
@@ -107,7 +114,7 @@ impl Api {
         (status, unchunked(head, body))
     }
 
-    async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> (u16, Value) {
         let head = format!("POST {path} HTTP/1.1");
         let (status, body) = self.send(&head, &body.to_string()).await;
         (status, serde_json::from_str(&body).unwrap())

@@ -6,8 +6,12 @@
     reason = "tests say what they show by name, and stop at what they do not expect"
 )]
 
+mod bugs;
 mod faults;
+mod frames;
+mod hostile;
 mod http;
+mod load;
 mod proxy;
 mod security;
 mod stages;

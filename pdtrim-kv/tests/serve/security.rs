@@ -11,7 +11,7 @@ fn token(text: &str) -> Token {
 }
 
 /// A certificate for localhost, signed by itself, as files and as bytes.
-fn certificate(folder: &std::path::Path) -> (TlsFiles, Vec<u8>) {
+pub(crate) fn certificate(folder: &std::path::Path) -> (TlsFiles, Vec<u8>) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let files = TlsFiles {
         certificate: folder.join("cert.pem"),
@@ -119,6 +119,7 @@ async fn files_that_are_none_are_named() {
         let metrics = pdtrim_kv::serve::Metrics::new();
         let served = listener.serve(
             pdtrim_kv::serve::Router::new(),
+            pdtrim_kv::serve::Limits::default(),
             &metrics,
             std::future::pending(),
         );

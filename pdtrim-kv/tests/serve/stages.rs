@@ -99,9 +99,13 @@ impl Setup {
         let listener = Listener::bind(any, security).await.unwrap();
         let address = listener.address();
         let (router, counted) = (server.router().await, metrics.clone());
+        let limits = self.limits;
         tokio::spawn(async move {
             let never = std::future::pending();
-            listener.serve(router, &counted, never).await.unwrap();
+            listener
+                .serve(router, limits, &counted, never)
+                .await
+                .unwrap();
         });
         (address, metrics)
     }

@@ -6,38 +6,31 @@ use serde_json::Value;
 use super::Api;
 use crate::serve::error::{ServeError, ServeResult};
 use crate::serve::generator::GenerateRequest;
+use crate::serve::identity::shown;
 use crate::serve::sampler::SamplingParams;
 
 /// New tokens of a completion that does not say how many, as OpenAI has it.
 const COMPLETION_TOKENS: usize = 16;
-/// Texts that may end an answer.
+/// Texts that may end an answer, and bytes of each: what may become one of them is held back and searched at
+/// every token.
 const STOPS: usize = 16;
+const STOP_BYTES: usize = 1024;
 
-/// The body of `/v1/completions`.
+/// The body of `/v1/completions` or `/v1/chat/completions`, each of which ignores what only the other has. It is flat:
+/// an error names its field then, and no value is held in between.
 #[derive(Deserialize)]
-pub(super) struct CompletionBody {
-    prompt: Prompt,
+pub(super) struct AskedBody {
+    // Completions.
+    prompt: Option<Prompt>,
     echo: Option<bool>,
     suffix: Option<String>,
     best_of: Option<usize>,
-    #[serde(flatten)]
-    common: Common,
-}
-
-/// The body of `/v1/chat/completions`.
-#[derive(Deserialize)]
-pub(super) struct ChatBody {
-    messages: Vec<Message>,
+    // Conversations.
+    messages: Option<Vec<Message>>,
     max_completion_tokens: Option<usize>,
     tools: Option<Vec<Value>>,
     response_format: Option<ResponseFormat>,
-    #[serde(flatten)]
-    common: Common,
-}
-
-/// Fields that both have.
-#[derive(Deserialize)]
-struct Common {
+    // Both.
     model: Option<String>,
     max_tokens: Option<usize>,
     temperature: Option<f64>,
@@ -108,36 +101,25 @@ pub(super) struct Asked {
     pub(super) include_usage: bool,
 }
 
-impl CompletionBody {
-    pub(super) fn read(self, api: &Api) -> ServeResult<Asked> {
+impl AskedBody {
+    pub(super) fn completion(mut self, api: &Api) -> ServeResult<Asked> {
         refuse("echo", "false", self.echo.filter(|&echo| echo))?;
-        refuse("suffix", "none", self.suffix)?;
+        refuse("suffix", "none", self.suffix.take())?;
         refuse("best_of", "1", self.best_of.filter(|&n| n != 1))?;
-        let one = |mut prompts: Vec<Vec<u32>>| match prompts.len() {
-            1 => Ok(prompts.remove(0)),
-            n => Err(request("prompt", "one prompt a request", n)),
+        let prompt = match self.prompt.take() {
+            None => return Err(request("prompt", "a text, or token ids", "none")),
+            Some(Prompt::Text(text)) => api.tokenizer.encode_prompt(&text)?,
+            Some(Prompt::Tokens(tokens)) => tokens,
+            Some(Prompt::Texts(texts)) => api.tokenizer.encode_prompt(&one(texts)?)?,
+            Some(Prompt::TokenLists(lists)) => one(lists)?,
         };
-        let encode = |text: &String| Ok(api.tokenizer.encode_prompt(text)?);
-        let prompt = match &self.prompt {
-            Prompt::Text(text) => encode(text)?,
-            Prompt::Tokens(tokens) => tokens.clone(),
-            Prompt::Texts(texts) => one(texts.iter().map(encode).collect::<ServeResult<_>>()?)?,
-            Prompt::TokenLists(lists) => one(lists.clone())?,
-        };
-        self.common.read(api, prompt, Some(COMPLETION_TOKENS))
+        self.read(api, prompt, Some(COMPLETION_TOKENS))
     }
-}
 
-impl ChatBody {
-    pub(super) fn read(self, api: &Api) -> ServeResult<Asked> {
-        refuse(
-            "tools",
-            "none",
-            self.tools
-                .filter(|tools| !tools.is_empty())
-                .map(|tools| tools.len()),
-        )?;
-        let format = self.response_format.map(|format| format.r#type);
+    pub(super) fn chat(mut self, api: &Api) -> ServeResult<Asked> {
+        let tools = self.tools.take().map(|tools| tools.len());
+        refuse("tools", "none", tools.filter(|&tools| tools > 0))?;
+        let format = self.response_format.take().map(|format| format.r#type);
         refuse(
             "response_format",
             "text",
@@ -150,43 +132,18 @@ impl ChatBody {
                 "none",
             ));
         };
-        if self.messages.is_empty() {
+        let messages = self.messages.take().unwrap_or_default();
+        if messages.is_empty() {
             return Err(request("messages", "at least one", 0));
         }
-        let messages = self.messages.into_iter().map(Message::read);
+        let messages = messages.into_iter().map(Message::read);
         let messages: Vec<Value> = messages.collect::<ServeResult<_>>()?;
         // The template writes the tokens that begin a text itself.
         let prompt = api.tokenizer.encode(&template.prompt(&messages)?)?;
-        let limit = self.max_completion_tokens;
-        let common = Common {
-            max_tokens: limit.or(self.common.max_tokens),
-            ..self.common
-        };
-        common.read(api, prompt, None)
+        self.max_tokens = self.max_completion_tokens.or(self.max_tokens);
+        self.read(api, prompt, None)
     }
-}
 
-impl Message {
-    fn read(self) -> ServeResult<Value> {
-        let text = match self.content {
-            None => String::new(),
-            Some(Content::Text(text)) => text,
-            Some(Content::Parts(parts)) => {
-                let texts = parts.into_iter().map(|part| match part.text {
-                    Some(text) if part.r#type == "text" => Ok(text),
-                    _ => Err(request("messages", "content of the type text", part.r#type)),
-                });
-                texts.collect::<ServeResult<String>>()?
-            }
-        };
-        let mut message = self.rest;
-        message.insert("role".to_owned(), self.role.into());
-        message.insert("content".to_owned(), text.into());
-        Ok(Value::Object(message))
-    }
-}
-
-impl Common {
     fn read(
         self,
         api: &Api,
@@ -217,6 +174,10 @@ impl Common {
         if stop.iter().any(String::is_empty) {
             return Err(request("stop", "texts that are not empty", "an empty one"));
         }
+        if let Some(long) = stop.iter().find(|text| text.len() > STOP_BYTES) {
+            let expected = format!("texts of at most {STOP_BYTES} bytes");
+            return Err(request("stop", &expected, format!("{} bytes", long.len())));
+        }
         // A context of n positions holds n + 1 tokens: the last one is chosen, never fed.
         let room = (api.generator.context_length() + 1).saturating_sub(prompt.len());
         let max_new_tokens = self.max_tokens.or(default_tokens).unwrap_or(room);
@@ -241,6 +202,37 @@ impl Common {
     }
 }
 
+impl Message {
+    fn read(self) -> ServeResult<Value> {
+        let text = match self.content {
+            None => String::new(),
+            Some(Content::Text(text)) => text,
+            Some(Content::Parts(parts)) => {
+                let texts = parts.into_iter().map(|part| match part.text {
+                    Some(text) if part.r#type == "text" => Ok(text),
+                    _ => Err(request("messages", "content of the type text", part.r#type)),
+                });
+                texts.collect::<ServeResult<String>>()?
+            }
+        };
+        let mut message = self.rest;
+        message.insert("role".to_owned(), self.role.into());
+        message.insert("content".to_owned(), text.into());
+        Ok(Value::Object(message))
+    }
+}
+
+/// The only one.
+fn one<T>(mut prompts: Vec<T>) -> ServeResult<T> {
+    match (prompts.pop(), prompts.len()) {
+        (Some(prompt), 0) => Ok(prompt),
+        (last, others) => {
+            let found = others + usize::from(last.is_some());
+            Err(request("prompt", "one prompt a request", found))
+        }
+    }
+}
+
 /// Refuses a field that asks for what is not there.
 fn refuse<T: ToString>(field: &'static str, expected: &str, found: Option<T>) -> ServeResult<()> {
     match found {
@@ -257,6 +249,6 @@ fn request(field: &'static str, expected: &str, found: impl ToString) -> ServeEr
     ServeError::Request {
         field,
         expected: expected.to_owned(),
-        found: found.to_string(),
+        found: shown(&found.to_string()),
     }
 }

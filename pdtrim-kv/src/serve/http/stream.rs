@@ -112,6 +112,7 @@ fn stream(
     include_usage: bool,
 ) -> Receiver<Result<SseEvent, Infallible>> {
     let (sender, receiver) = channel(PIECES_AHEAD);
+    let due = text.events.due();
     tokio::spawn(async move {
         let api = Arc::clone(&text.api);
         let mut decoder = api.tokenizer.stream();
@@ -119,12 +120,15 @@ fn stream(
         let mut ended = false;
         loop {
             while let Some(piece) = pieces.pop_front() {
-                if sender.send(Ok(event(&piece))).await.is_err() {
+                let sent = due.within("sending", sender.send(Ok(event(&piece))));
+                // Nobody reads, or not fast enough: the answer ends without its last line.
+                if !matches!(sent.await, Ok(Ok(()))) {
                     return;
                 }
             }
             if ended {
-                let _ = sender.send(Ok(SseEvent::default().data("[DONE]"))).await;
+                let done = SseEvent::default().data("[DONE]");
+                let _ = due.within("sending", sender.send(Ok(done))).await;
                 return;
             }
             let next = tokio::select! {

@@ -129,6 +129,7 @@ fn limits(batch: usize) -> Limits {
     Limits {
         in_flight: batch,
         waiting: 0,
+        max_wait: Duration::from_hours(24),
         batch,
         deadline: Duration::from_hours(24),
     }
