@@ -9,6 +9,18 @@ use crate::error::{Error, Result};
 use crate::units::Bytes;
 
 /// A device as a user names it: `cpu` (Burn's flex backend), `cuda` or `cuda:1`.
+///
+/// ```
+/// use burn::tensor::DType;
+/// use pdtrim_core::device::DeviceSpec;
+///
+/// let cpu: DeviceSpec = "cpu".parse()?;
+/// let device = cpu.open()?;
+/// assert_eq!(cpu.default_dtype(), DType::F32);
+/// assert_eq!("cuda:1".parse::<DeviceSpec>()?, DeviceSpec::Cuda(1));
+/// # let _ = device;
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DeviceSpec {
     /// The CPU, by Burn's flex backend.

@@ -18,6 +18,16 @@ use super::source::{Origin, PullEvent, SourceError, SourceSettings};
 use client::{HubRepo, Request};
 
 /// A model on the hub: `org/name[@revision]`, or one of its GGUF files: `org/name/file.gguf[@revision]`.
+///
+/// ```
+/// use pdtrim_core::checkpoint::hub::HubId;
+///
+/// let id = HubId::parse("org/name/model.Q4_0.gguf@v2")?;
+/// assert_eq!((id.repo(), id.file()), ("org/name", Some("model.Q4_0.gguf")));
+/// assert_eq!((id.revision(), HubId::parse("org/name")?.revision()), ("v2", "main"));
+/// assert!(HubId::parse("org/name/weights.bin").is_err());
+/// # Ok::<(), pdtrim_core::checkpoint::source::SourceError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubId {
     repo: String,
@@ -111,6 +121,19 @@ fn is_plain_path(text: &str) -> bool {
 }
 
 /// Where the hub is and who asks; what is `None` comes from the environment as `huggingface_hub` reads it.
+///
+/// ```
+/// use pdtrim_core::checkpoint::hub::HubSettings;
+/// use pdtrim_core::checkpoint::source::SourceSettings;
+///
+/// // A mirror; token and cache stay what the environment says.
+/// let hub = HubSettings {
+///     endpoint: Some("https://mirror.example".to_owned()),
+///     ..HubSettings::default()
+/// };
+/// let settings = SourceSettings { hub, ..SourceSettings::from_env() };
+/// assert!(settings.hub.token.is_none());
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct HubSettings {
     /// The hub's address; else `HF_ENDPOINT`.

@@ -23,6 +23,14 @@ use crate::hash::hex;
 mod tests;
 
 /// A model that PDTrim knows by name.
+///
+/// ```
+/// use pdtrim_core::checkpoint::pull::named_model;
+///
+/// let model = named_model("smollm2-135m-instruct").expect("the model of the first run");
+/// assert_eq!(model.file, "SmolLM2-135M-Instruct.Q4_1.gguf");
+/// assert_eq!(model.sha256.len(), 64);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedModel {
     /// The name.

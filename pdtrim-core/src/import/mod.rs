@@ -21,6 +21,23 @@ use crate::plan::{PLAN_VERSION, Plan, PlanFile, PlanModel, Repair};
 use crate::stage::{Boundary, KvFill, PerStage};
 
 /// One set of removed blocks, as a file of another tool names them.
+///
+/// ```
+/// use pdtrim_core::import::BlockSource;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let path = folder.path().join("merge.yml");
+/// std::fs::write(&path, "
+/// merge_method: passthrough
+/// slices:
+/// - sources: [{model: org/base, layer_range: [0, 2]}]
+/// - sources: [{model: org/base, layer_range: [3, 5]}]
+/// ").expect("a file");
+/// let source = BlockSource::read(&path, 5)?;
+/// assert_eq!(source.removed.to_indices(), [2]);
+/// assert_eq!((source.method, source.model.as_deref()), ("mergekit", Some("org/base")));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockSource {
     /// The blocks.

@@ -124,6 +124,17 @@ pub(crate) fn attention_with_empty_places(
 }
 
 /// What a row of logits says of the token that came next.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use pdtrim_core::token_scores;
+///
+/// let logits = Tensor::<2>::from_data([[0.0, 0.0], [3.0, 0.0]], &Device::flex());
+/// let scores = token_scores(logits, &[1, 0]);
+/// assert!((scores[0].logprob - 0.5_f32.ln()).abs() < 1e-6);
+/// // Of equal logits the first is the greedy choice.
+/// assert!(!scores[0].greedy && scores[1].greedy);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TokenScore {
     /// Natural log of the token's probability.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::kv_plan::{BlockKv, KvEncoding, TokenSpan};
+use crate::kv_plan::{BlockKv, KvEncoding, KvGroup, TokenSpan};
 
 fn file(prefill: &[usize], decode: &[usize]) -> PlanFile {
     PlanFile {
