@@ -54,6 +54,16 @@ impl DeviceSpec {
 }
 
 /// Memory that programs can still have, where the system tells (Linux).
+///
+/// ```
+/// use pdtrim_core::Bytes;
+/// use pdtrim_core::device::available_memory;
+///
+/// // Enough for the weights, where the system tells?
+/// let weights = Bytes(98_362_432);
+/// let fits = available_memory().is_none_or(|free| free > weights);
+/// # let _ = fits;
+/// ```
 pub fn available_memory() -> Option<Bytes> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info
@@ -68,6 +78,13 @@ pub fn available_memory() -> Option<Bytes> {
 ///
 /// Measured with the inner loop of this crate's own matrix product, which no other CPU library at hand
 /// beats; what a model reaches is held against it.
+///
+/// ```
+/// use burn::tensor::DType;
+/// use pdtrim_core::device::host_peak_flops;
+///
+/// println!("{:.1} GFLOP/s", host_peak_flops(DType::F32) / 1e9);
+/// ```
 pub fn host_peak_flops(dtype: DType) -> f64 {
     crate::kernels::host_peak_flops(dtype)
 }

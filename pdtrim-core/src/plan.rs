@@ -218,6 +218,16 @@ fn check_pairs(file: &PlanFile, removed: &PerStage<BlockSet>) -> Result<()> {
 ///
 /// [`Error::AllBlocksRemoved`], or [`Error::NotNested`] if prefill removes a block that decode keeps
 /// and `kv_fill` is [`KvFill::Nested`].
+///
+/// ```
+/// use pdtrim_core::plan::check_removed;
+/// use pdtrim_core::{BlockSet, KvFill, PerStage};
+///
+/// let nothing_left = PerStage { prefill: BlockSet::empty(5), decode: BlockSet::all(5) };
+/// let refused = check_removed(&nothing_left, KvFill::Nested).unwrap_err();
+/// let said = "decode would keep none of the model's 5 blocks; at least one must stay";
+/// assert_eq!(refused.to_string(), said);
+/// ```
 pub fn check_removed(removed: &PerStage<BlockSet>, kv_fill: KvFill) -> Result<()> {
     for stage in [Stage::Prefill, Stage::Decode] {
         let set = removed.of(stage);
@@ -241,6 +251,17 @@ pub fn check_removed(removed: &PerStage<BlockSet>, kv_fill: KvFill) -> Result<()
 /// # Errors
 ///
 /// [`Error::Io`]; the temporary file is removed.
+///
+/// ```
+/// use pdtrim_core::{read_text, write_atomically};
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let path = folder.path().join("results.txt");
+/// write_atomically(&path, b"one")?;
+/// write_atomically(&path, b"two")?;
+/// assert_eq!(read_text(&path)?, "two");
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path
         .parent()

@@ -15,6 +15,15 @@ use crate::model::{Llama, LlamaWeights};
 use crate::repair::StageRepair;
 
 /// A config with five narrow blocks and two query heads for each key head.
+///
+/// ```
+/// use pdtrim_core::config::Architecture;
+/// use pdtrim_core::testing::tiny_config;
+///
+/// let config = tiny_config(Architecture::Qwen2);
+/// assert_eq!((config.n_blocks, config.n_heads, config.n_kv_heads), (5, 4, 2));
+/// assert!(config.has_qkv_bias());
+/// ```
 pub fn tiny_config(architecture: Architecture) -> ModelConfig {
     ModelConfig {
         architecture,

@@ -154,6 +154,19 @@ pub struct HubSettings {
 /// [`SourceError::FileNotFound`], [`SourceError::AccessRefused`], [`SourceError::NotCached`] without network,
 /// [`SourceError::HubUnreachable`], [`SourceError::GgufOnly`], [`SourceError::NoWeights`], [`SourceError::BadIndex`],
 /// [`SourceError::WrongSize`], or [`SourceError::Hub`] for every other answer.
+///
+/// ```no_run
+/// use pdtrim_core::checkpoint::Checkpoint;
+/// use pdtrim_core::checkpoint::hub::{HubId, fetch};
+/// use pdtrim_core::checkpoint::source::SourceSettings;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let id = HubId::parse("HuggingFaceTB/SmolLM2-135M-Instruct")?;
+/// let folder = fetch(&id, &SourceSettings::from_env(), &mut |event| println!("{event:?}"))?;
+/// println!("{} blocks", Checkpoint::open(&folder)?.config().n_blocks);
+/// # Ok(())
+/// # }
+/// ```
 pub fn fetch(
     id: &HubId,
     settings: &SourceSettings,
@@ -212,6 +225,17 @@ pub(super) fn fetch_file_into(
 /// # Errors
 ///
 /// As [`fetch`].
+///
+/// ```no_run
+/// use pdtrim_core::checkpoint::hub::fetch_dataset_file;
+/// use pdtrim_core::checkpoint::source::{SourceError, SourceSettings};
+///
+/// let settings = SourceSettings::from_env();
+/// let file = "plain_text/validation/0000.parquet";
+/// let path = fetch_dataset_file("org/name", "main", file, &settings, &mut |_| ())?;
+/// println!("{}", path.display());
+/// # Ok::<(), SourceError>(())
+/// ```
 pub fn fetch_dataset_file(
     repo: &str,
     revision: &str,

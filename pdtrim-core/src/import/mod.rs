@@ -75,6 +75,21 @@ impl BlockSource {
 /// # Errors
 ///
 /// As [`Plan::new`].
+///
+/// ```
+/// use pdtrim_core::plan::PlanModel;
+/// use pdtrim_core::{BlockSet, KvFill, PerStage, import};
+///
+/// // Only prefill is without block 1.
+/// let model = PlanModel { name: "tiny".to_owned(), hash: "sha256:00".to_owned(), blocks: 5 };
+/// let removed = PerStage {
+///     prefill: BlockSet::from_indices(5, [1])?,
+///     decode: BlockSet::empty(5),
+/// };
+/// let plan = import::plan(model, "manual", &removed, Vec::new())?;
+/// assert_eq!(plan.kv_fill(), KvFill::Project);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn plan(
     model: PlanModel,
     method: &str,

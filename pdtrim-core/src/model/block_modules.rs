@@ -63,6 +63,16 @@ pub trait BlockModules: BlockModel + Sized {
 /// # Panics
 ///
 /// Panics if a tensor cannot be read from its device.
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::model::{BlockModules, block_weights};
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let model = TinyModel::default().build();
+/// let names: Vec<String> = block_weights(&model.block_module(BlockId::new(0))).into_keys().collect();
+/// assert!(names.contains(&"self_attn.q_proj.weight".to_owned()) && names.len() == 9);
+/// ```
 pub fn block_weights<B: Module>(block: &B) -> BlockWeights {
     let mut reader = Reader::default();
     block.visit(&mut reader);
@@ -70,6 +80,17 @@ pub fn block_weights<B: Module>(block: &B) -> BlockWeights {
 }
 
 /// `block` with the `weights` that it has a place for, in the element type of those that they replace.
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::model::{BlockModules, block_weights, with_weights};
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let model = TinyModel::default().build();
+/// let [first, second] = [0, 1].map(|id| model.block_module(BlockId::new(id)));
+/// let weights = block_weights(&second);
+/// assert_eq!(block_weights(&with_weights(first, &weights)), weights);
+/// ```
 pub fn with_weights<B: Module>(block: B, weights: &BlockWeights) -> B {
     block.map(&mut Writer {
         path: Vec::new(),

@@ -216,6 +216,18 @@ pub(crate) fn stage_dims(models: PerStage<&dyn BlockModel>) -> Result<ModelDims>
 /// # Errors
 ///
 /// [`Error::RaggedBatch`], [`Error::NoTokens`] or [`Error::TokenOutOfRange`].
+///
+/// ```
+/// use pdtrim_core::Error;
+/// use pdtrim_core::model::token_tensor;
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let model = TinyModel::default().build();
+/// assert_eq!(token_tensor(&model, &[[1, 2, 3], [4, 5, 6]])?.dims(), [2, 3]);
+/// let refused = token_tensor(&model, &[[1, 96]]).unwrap_err();
+/// assert!(matches!(refused, Error::TokenOutOfRange { token: 96, vocab_size: 96 }));
+/// # Ok::<(), Error>(())
+/// ```
 pub fn token_tensor<R: AsRef<[u32]>>(model: &dyn BlockModel, rows: &[R]) -> Result<Tensor<2, Int>> {
     let Some(seq) = rows
         .first()

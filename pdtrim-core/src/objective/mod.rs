@@ -72,6 +72,10 @@ pub const COST_RESOLUTION: f64 = 1e-6;
 
 /// What a candidate costs whose costs on all units are these: their mean, summed in the order given
 /// and rounded to [`COST_RESOLUTION`].
+///
+/// ```
+/// assert_eq!(pdtrim_core::objective::mean_cost(&[3.0, 3.5]), 3.25);
+/// ```
 pub fn mean_cost(unit_costs: &[f64]) -> f64 {
     let mean = unit_costs.iter().sum::<f64>() / unit_costs.len() as f64;
     (mean * 1e6).round() / 1e6

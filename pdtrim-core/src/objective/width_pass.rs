@@ -255,6 +255,21 @@ impl<'a> WidthPass<'a> {
 
 /// FLAP's fluctuation of each input of block `id`: its sample variance times the squared norm of its
 /// column of weights.
+///
+/// ```
+/// # use pdtrim_core::objective::{Calibration, WidthPass};
+/// # use pdtrim_core::testing::TinyModel;
+/// # let model = TinyModel::default().build();
+/// # let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// use pdtrim_core::objective::fluctuation;
+/// use pdtrim_core::{BlockId, Boundary, PerStage};
+///
+/// let pass = WidthPass::new(&model, &calibration, Boundary::Prefill);
+/// let (id, prefill) = (BlockId::new(1), pass.moments(&PerStage::dense(5))?.prefill);
+/// let scores = fluctuation(&model, id, &prefill[&id]);
+/// assert!(scores.attention.iter().chain(&scores.mlp).all(|&score| score >= 0.0));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn fluctuation(model: &dyn WidthModel, id: BlockId, moments: &InputMoments) -> InputScores {
     let OutputLayers { attention, mlp } = model.output_layers(id);
     let scores = |weight: Tensor<2>, moments: &Moments| {
@@ -270,6 +285,25 @@ pub fn fluctuation(model: &dyn WidthModel, id: BlockId, moments: &InputMoments) 
 }
 
 /// FLAP's compensation: what the removed inputs of each output layer add at their means.
+///
+/// ```
+/// # use pdtrim_core::objective::{Calibration, WidthPass};
+/// # use pdtrim_core::testing::TinyModel;
+/// # let model = TinyModel::default().build();
+/// # let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// use pdtrim_core::objective::compensation;
+/// use pdtrim_core::width::{BlockSize, RemovedWidth, StageWidths};
+/// use pdtrim_core::{BlockId, Boundary, PerStage};
+///
+/// let pass = WidthPass::new(&model, &calibration, Boundary::Prefill);
+/// let prefill = pass.moments(&PerStage::dense(5))?.prefill;
+/// let id = BlockId::new(1);
+/// let channels = RemovedWidth { channels: "0-11".parse()?, ..RemovedWidth::default() };
+/// let removed = StageWidths::from([(id, channels)]);
+/// let biases = compensation(&model, BlockSize::of(model.config()), &prefill, &removed);
+/// assert_eq!((biases[&id].mlp.len(), biases[&id].attention.len()), (32, 0));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn compensation(
     model: &dyn WidthModel,
     size: BlockSize,

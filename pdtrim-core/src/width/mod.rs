@@ -186,6 +186,22 @@ impl BlockSize {
 ///
 /// [`Error::Width`] for a block that does not exist or is removed, for a group or channel that does not
 /// exist, for a block without any, and for a group that decode keeps without prefill.
+///
+/// ```
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::width::{BlockSize, RemovedWidth, StageWidths, check_widths};
+/// use pdtrim_core::{BlockId, Error, PerStage};
+///
+/// // Decode would need the keys and values of a group that prefill does not compute.
+/// let group = RemovedWidth { groups: [0].into_iter().collect(), ..RemovedWidth::default() };
+/// let widths = PerStage {
+///     prefill: StageWidths::from([(BlockId::new(1), group)]),
+///     decode: StageWidths::new(),
+/// };
+/// let size = BlockSize::of(&TinyModel::default().config);
+/// let refused = check_widths(&widths, size, &PerStage::dense(5)).unwrap_err();
+/// assert!(matches!(refused, Error::Width { block: 1, .. }));
+/// ```
 pub fn check_widths(
     widths: &PerStage<StageWidths>,
     size: BlockSize,

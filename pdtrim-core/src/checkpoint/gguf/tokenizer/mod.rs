@@ -105,6 +105,16 @@ impl GgufTokenizer {
 /// # Errors
 ///
 /// [`GgufError`] if it is no text.
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::{OutputType, chat_template};
+/// use pdtrim_core::testing::tiny_gguf;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let file = tiny_gguf(folder.path(), OutputType::F16)?;
+/// assert_eq!(chat_template(file.metadata()).ok(), Some(None));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn chat_template(metadata: &Metadata) -> Result<Option<String>, GgufError> {
     let template = metadata.optional::<&str>(CHAT_TEMPLATE_KEY)?;
     Ok(template.map(str::to_owned))
