@@ -30,6 +30,17 @@ const LONGEST: usize = 200;
 /// # Errors
 ///
 /// [`Error::Io`]; the temporary file is removed.
+///
+/// ```
+/// use pdtrim_core::{read_text, write_atomically};
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let path = folder.path().join("results.txt");
+/// write_atomically(&path, b"one")?;
+/// write_atomically(&path, b"two")?;
+/// assert_eq!(read_text(&path)?, "two");
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let there = fs::metadata(path);
     if there.is_ok_and(|there| !there.is_file() && !there.is_dir()) {

@@ -12,6 +12,17 @@ use crate::error::Error;
 /// Depth of one transformer block in the dense model, counted from 0.
 ///
 /// Never a position in a stack from which blocks were removed: that is a plain `usize` slot.
+///
+/// ```
+/// use pdtrim_core::{BlockId, BlockSet};
+///
+/// // Without block 1, block 2 is the second to run; its id stays what it was.
+/// let kept = BlockSet::from_indices(4, [1])?.complement();
+/// let ids: Vec<BlockId> = kept.iter().collect();
+/// assert_eq!(ids[1], BlockId::new(2));
+/// assert_eq!(ids[1].to_string(), "2");
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BlockId(u16);
@@ -39,6 +50,19 @@ impl fmt::Display for BlockId {
 }
 
 /// A set of blocks of one model: sorted, without duplicates, every id below the model's depth.
+///
+/// ```
+/// use pdtrim_core::BlockSet;
+///
+/// let prefill = BlockSet::from_indices(30, [26, 17])?;
+/// let decode = prefill.union(&BlockSet::from_indices(30, [6, 18])?);
+/// assert!(prefill.is_subset(&decode));
+/// assert_eq!(decode.to_string(), "6,17,18,26");
+///
+/// let refused = BlockSet::from_indices(30, [30]).unwrap_err();
+/// assert_eq!(refused.to_string(), "block 30 does not exist: the model has 30 blocks (0 to 29)");
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockSet {
     depth: usize,
@@ -208,6 +232,16 @@ impl fmt::Display for BlockSet {
 }
 
 /// Block indices as a user writes them (`20,24` or `5-25,27`), not yet bound to a model.
+///
+/// ```
+/// use pdtrim_core::BlockList;
+///
+/// let list: BlockList = "5-7,20".parse()?;
+/// assert_eq!(list.to_set(30)?.to_indices(), [5, 6, 7, 20]);
+/// // The same list is too long for a model of 12 blocks.
+/// assert!(list.to_set(12).is_err());
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "BlockListRepr", into = "Vec<usize>")]
 pub struct BlockList(Vec<usize>);

@@ -3,17 +3,47 @@
 //! Two index spaces: a token's [`TokenPosition`] in the text, which `RoPE` used and which never
 //! changes, and its place in a block's cache, which does when positions are dropped.
 
+mod parts;
+
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::block::{BlockId, BlockSet};
 use crate::units::Bytes;
+use parts::{KeysValues, Positions, with_room, write_places};
 
 /// Position of a token in its text, counted from 0.
+///
+/// ```
+/// use pdtrim_core::cache::{BlockCache, TokenPosition};
+/// # use burn::tensor::{Device, Tensor};
+/// # let rows = || Tensor::<4>::zeros([1, 4, 2, 8], &Device::flex());
+///
+/// let mut cache = BlockCache::with_capacity(4);
+/// cache.append(rows(), rows(), TokenPosition(10));
+/// cache.retain_places(&[0, 3]);
+/// // The place changed from 3 to 1, the position did not.
+/// assert_eq!(cache.positions(), Some(&[TokenPosition(10), TokenPosition(13)][..]));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenPosition(pub usize);
 
 /// Keys and values of one block, `[batch, capacity, n_kv_heads, head_dim]`, of which the first `len`
 /// places are filled. Written in place as long as nobody shares the tensors.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use pdtrim_core::Bytes;
+/// use pdtrim_core::cache::{BlockCache, TokenPosition};
+///
+/// // Five positions of two heads of width 8, then one more.
+/// let new = |seq| Tensor::<4>::ones([1, seq, 2, 8], &Device::flex());
+/// let mut cache = BlockCache::with_capacity(6);
+/// cache.append(new(5), new(5), TokenPosition(0));
+/// cache.append(new(1), new(1), TokenPosition(5));
+/// cache.retain_places(&[0, 4, 5]);
+/// assert_eq!(cache.keys().dims(), [1, 3, 2, 8]);
+/// assert_eq!(cache.bytes_per_row(), Bytes(2 * 3 * 2 * 8 * 4));
+/// ```
 #[derive(Clone, Debug)]
 pub struct BlockCache {
     /// `None` while no position is held: not every backend has tensors without elements.
@@ -24,66 +54,6 @@ pub struct BlockCache {
     /// Last rows of queries to keep.
     observes: usize,
     observed: Option<Tensor<4>>,
-}
-
-/// The token position of each place.
-#[derive(Clone, Debug)]
-enum Positions {
-    /// The same in every head of every row.
-    Shared(Vec<TokenPosition>),
-    /// `[batch][n_kv_heads][position]`, of which a head with fewer than the others has its first places empty.
-    ByHead {
-        rows: Vec<Vec<Vec<TokenPosition>>>,
-        places: usize,
-    },
-}
-
-impl Positions {
-    fn len(&self) -> usize {
-        match self {
-            Self::Shared(positions) => positions.len(),
-            Self::ByHead { places, .. } => *places,
-        }
-    }
-
-    fn extend(&mut self, new: std::ops::Range<usize>) {
-        let new = new.map(TokenPosition);
-        match self {
-            Self::Shared(positions) => positions.extend(new),
-            Self::ByHead { rows, places } => {
-                for positions in rows.iter_mut().flatten() {
-                    positions.extend(new.clone());
-                }
-                *places += new.len();
-            }
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-struct KeysValues {
-    keys: Tensor<4>,
-    values: Tensor<4>,
-}
-
-impl KeysValues {
-    fn map(self, change: impl Fn(Tensor<4>) -> Tensor<4>) -> Self {
-        Self {
-            keys: change(self.keys),
-            values: change(self.values),
-        }
-    }
-
-    fn zip(self, other: Self, join: impl Fn(Tensor<4>, Tensor<4>) -> Tensor<4>) -> Self {
-        Self {
-            keys: join(self.keys, other.keys),
-            values: join(self.values, other.values),
-        }
-    }
-
-    fn capacity(&self) -> usize {
-        self.keys.dims()[1]
-    }
 }
 
 impl BlockCache {
@@ -412,23 +382,21 @@ impl BlockCache {
     }
 }
 
-/// Zeros for `capacity` positions of the batch, heads and element type of `like`.
-fn with_room(like: &KeysValues, capacity: usize) -> KeysValues {
-    let [batch, _, heads, width] = like.keys.dims();
-    let options = (&like.keys.device(), like.keys.dtype());
-    let room = || Tensor::zeros([batch, capacity, heads, width], options);
-    KeysValues {
-        keys: room(),
-        values: room(),
-    }
-}
-
-fn write_places(held: Tensor<4>, first: usize, new: Tensor<4>) -> Tensor<4> {
-    let [batch, seq, heads, width] = new.dims();
-    held.slice_assign([0..batch, first..first + seq, 0..heads, 0..width], new)
-}
-
 /// The cache of a whole model: a [`BlockCache`] for every block that has keys and values.
+///
+/// ```
+/// use pdtrim_core::pipeline::PdModel;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockId, BlockSet, Boundary};
+///
+/// let model = TinyModel::default().build();
+/// let handover = PdModel::dense(&model, Boundary::Prefill).prefill(&[[1, 2, 3]])?;
+/// let mut cache = handover.cache().clone();
+/// assert_eq!(cache.block(BlockId::new(0)).map(|block| block.len()), Some(3));
+/// cache.drop_blocks(&BlockSet::from_indices(5, [1, 2])?);
+/// assert_eq!(cache.iter().count(), 3);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct KvCache {
     blocks: Vec<Option<BlockCache>>,

@@ -3,6 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 /// The architectures that this crate runs; they differ in biases and tensor permutations only.
+///
+/// ```
+/// use pdtrim_core::config::Architecture;
+///
+/// let known = Architecture::ALL.map(Architecture::class_name);
+/// assert_eq!(known, ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"]);
+/// assert!(Architecture::Qwen2.has_qkv_bias());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Architecture {
@@ -43,6 +51,18 @@ impl Architecture {
 }
 
 /// How rotary frequencies are stretched for contexts longer than the model was first trained on.
+///
+/// ```
+/// use pdtrim_core::config::{Architecture, RopeScaling};
+/// use pdtrim_core::testing::{TinyModel, tiny_config};
+///
+/// // Positions twice as close together, for a context twice as long.
+/// let mut config = tiny_config(Architecture::Llama);
+/// config.rope.scaling = RopeScaling::Linear { factor: 2.0 };
+/// config.context_length *= 2;
+/// let model = TinyModel { config, ..TinyModel::default() }.build();
+/// assert_eq!(model.config().context_length, 256);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     /// Not at all.
@@ -68,6 +88,14 @@ pub enum RopeScaling {
 }
 
 /// Rotary position embedding; the halves of a head are rotated (not interleaved pairs).
+///
+/// ```
+/// use pdtrim_core::checkpoint::seeded::shape;
+///
+/// // Models for long contexts turn more slowly.
+/// assert!(shape("llama-3.1-8b")?.rope.theta > shape("llama-2-13b")?.rope.theta);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeConfig {
     /// Base of the frequencies.
@@ -77,6 +105,16 @@ pub struct RopeConfig {
 }
 
 /// A model that this crate can run. Made by a [`Checkpoint`](crate::checkpoint::Checkpoint), which checks it.
+///
+/// ```
+/// use pdtrim_core::checkpoint::seeded::shape;
+///
+/// let config = shape("smollm2-135m")?;
+/// assert_eq!((config.n_blocks, config.n_heads, config.n_kv_heads), (30, 9, 3));
+/// assert_eq!(config.kv_size(), 3 * config.head_dim);
+/// assert_eq!(config.parameters(), 134_515_008);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// Architecture.

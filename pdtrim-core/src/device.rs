@@ -9,6 +9,18 @@ use crate::error::{Error, Result};
 use crate::units::Bytes;
 
 /// A device as a user names it: `cpu` (Burn's flex backend), `cuda` or `cuda:1`.
+///
+/// ```
+/// use burn::tensor::DType;
+/// use pdtrim_core::device::DeviceSpec;
+///
+/// let cpu: DeviceSpec = "cpu".parse()?;
+/// let device = cpu.open()?;
+/// assert_eq!(cpu.default_dtype(), DType::F32);
+/// assert_eq!("cuda:1".parse::<DeviceSpec>()?, DeviceSpec::Cuda(1));
+/// # let _ = device;
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DeviceSpec {
     /// The CPU, by Burn's flex backend.
@@ -42,6 +54,16 @@ impl DeviceSpec {
 }
 
 /// Memory that programs can still have, where the system tells (Linux).
+///
+/// ```
+/// use pdtrim_core::Bytes;
+/// use pdtrim_core::device::available_memory;
+///
+/// // Enough for the weights, where the system tells?
+/// let weights = Bytes(98_362_432);
+/// let fits = available_memory().is_none_or(|free| free > weights);
+/// # let _ = fits;
+/// ```
 pub fn available_memory() -> Option<Bytes> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info
@@ -56,6 +78,13 @@ pub fn available_memory() -> Option<Bytes> {
 ///
 /// Measured with the inner loop of this crate's own matrix product, which no other CPU library at hand
 /// beats; what a model reaches is held against it.
+///
+/// ```
+/// use burn::tensor::DType;
+/// use pdtrim_core::device::host_peak_flops;
+///
+/// println!("{:.1} GFLOP/s", host_peak_flops(DType::F32) / 1e9);
+/// ```
 pub fn host_peak_flops(dtype: DType) -> f64 {
     crate::kernels::host_peak_flops(dtype)
 }

@@ -1,6 +1,11 @@
 //! Numbers that depend on nothing but a seed (`SplitMix64`; Steele, Lea and Flood 2014).
 
 /// The next number of `SplitMix64`, whose stream is the same on every machine and in every release.
+///
+/// ```
+/// let (mut one, mut other) = (7, 7);
+/// assert_eq!(pdtrim_core::draw::next(&mut one), pdtrim_core::draw::next(&mut other));
+/// ```
 pub fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
@@ -10,16 +15,33 @@ pub fn next(state: &mut u64) -> u64 {
 }
 
 /// A number below `n`; the bias of the remainder is below n / 2^64.
+///
+/// ```
+/// let mut state = 7;
+/// assert!(pdtrim_core::draw::draw(&mut state, 6) < 6);
+/// ```
 pub fn draw(state: &mut u64, n: usize) -> usize {
     (next(state) % n as u64) as usize
 }
 
 /// A number in 0..1, one of the 2^53 that an f64 can tell apart there.
+///
+/// ```
+/// let mut state = 7;
+/// assert!((0.0..1.0).contains(&pdtrim_core::draw::uniform(&mut state)));
+/// ```
 pub fn uniform(state: &mut u64) -> f64 {
     (next(state) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// A seed for the n-th of several draws that `seed` starts.
+///
+/// ```
+/// use pdtrim_core::draw::stream;
+///
+/// // A seed of its own for each of several samples.
+/// assert_ne!(stream(7, 0), stream(7, 1));
+/// ```
 pub fn stream(seed: u64, n: usize) -> u64 {
     let mut state = seed;
     let mut state = next(&mut state).wrapping_add(n as u64);
@@ -27,6 +49,12 @@ pub fn stream(seed: u64, n: usize) -> u64 {
 }
 
 /// The numbers below `n`, every order equally likely (Fisher and Yates).
+///
+/// ```
+/// let mut order = pdtrim_core::draw::shuffled(5, 7);
+/// order.sort_unstable();
+/// assert_eq!(order, [0, 1, 2, 3, 4]);
+/// ```
 pub fn shuffled(n: usize, seed: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n).collect();
     let mut state = seed;

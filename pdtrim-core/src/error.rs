@@ -9,9 +9,25 @@ use crate::stage::Stage;
 use crate::units::Bytes;
 
 /// Result with this crate's [`Error`].
+///
+/// ```
+/// fn removed(text: &str) -> pdtrim_core::Result<Vec<usize>> {
+///     Ok(text.parse::<pdtrim_core::BlockList>()?.to_set(30)?.to_indices())
+/// }
+/// assert_eq!(removed("3-5")?, [3, 4, 5]);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An input that cannot be used; each variant names the offender, what was expected and what was found.
+///
+/// ```
+/// use pdtrim_core::{BlockSet, Error};
+///
+/// let error = BlockSet::from_indices(5, [7]).unwrap_err();
+/// assert!(matches!(error, Error::BlockOutOfRange { block: 7, depth: 5 }));
+/// assert_eq!(error.to_string(), "block 7 does not exist: the model has 5 blocks (0 to 4)");
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -5,6 +5,10 @@ use std::fmt::Write as _;
 use sha2::{Digest, Sha256};
 
 /// `bytes` in hexadecimal, lower case.
+///
+/// ```
+/// assert_eq!(pdtrim_core::hash::hex(&[0x0f, 0xa0]), "0fa0");
+/// ```
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a String cannot fail.
@@ -14,6 +18,11 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// The SHA-256 of `bytes` in hexadecimal.
+///
+/// ```
+/// let hash = pdtrim_core::hash::sha256(b"");
+/// assert!(hash.starts_with("e3b0c442") && hash.len() == 64);
+/// ```
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }

@@ -11,6 +11,24 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 /// Appends records of type `R` to a file whose first line says what they belong to.
+///
+/// ```
+/// use pdtrim_core::journal::Journal;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let path = folder.path().join("costs.jsonl");
+/// let (mut journal, known) = Journal::<(String, f64)>::resume(&path, "model A, 8 windows")?;
+/// assert!(known.is_empty());
+/// journal.append(&("without block 3".to_owned(), 3.25))?;
+/// drop(journal);
+///
+/// // After a kill the record is still there, but not for other windows.
+/// let (_, known) = Journal::<(String, f64)>::resume(&path, "model A, 8 windows")?;
+/// assert_eq!(known, [("without block 3".to_owned(), 3.25)]);
+/// let (_, known) = Journal::<(String, f64)>::resume(&path, "model A, 16 windows")?;
+/// assert!(known.is_empty());
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Journal<R> {
     path: PathBuf,

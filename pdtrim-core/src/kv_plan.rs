@@ -11,6 +11,16 @@ use crate::error::{Error, Result};
 /// The first `first` and the last `last` positions of a prompt.
 ///
 /// A prompt of at most `first + last` positions is not trimmed.
+///
+/// ```
+/// use pdtrim_core::TokenSpan;
+///
+/// let span = TokenSpan { first: 2, last: 3 };
+/// assert_eq!(span.places(10), [0, 1, 7, 8, 9]);
+/// assert!(!span.trims(5));
+/// assert_eq!(TokenSpan::from_budget(100, 0.25)?, TokenSpan { first: 25, last: 75 });
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenSpan {
@@ -58,6 +68,14 @@ impl TokenSpan {
 
 /// How the elements of keys and values cross the wire. Every form but [`Held`](Self::Held) rounds what is
 /// held in more bits.
+///
+/// ```
+/// use pdtrim_core::{BlockId, KvEncoding, KvPlan};
+///
+/// let plan = KvPlan::send_all(5).encoded_everywhere(KvEncoding::Int8);
+/// assert_eq!(plan.block(BlockId::new(4)).encoding.name(), "int8");
+/// assert!(!plan.sends_all());
+/// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -107,6 +125,18 @@ impl fmt::Display for KvEncoding {
 }
 
 /// What one block sends.
+///
+/// ```
+/// use pdtrim_core::{BlockId, BlockKv, KvEncoding, KvPlan, TokenSpan};
+///
+/// let sends = BlockKv {
+///     span: Some(TokenSpan { first: 4, last: 60 }),
+///     encoding: KvEncoding::Bf16,
+/// };
+/// let plan = KvPlan::send_all(5).with_block(BlockId::new(1), sends);
+/// assert_eq!(plan.positions_sent(BlockId::new(1), 1024), 64);
+/// assert_eq!(plan.block(BlockId::new(0)), BlockKv::default());
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockKv {
     /// The prompt positions; `None` = all.
@@ -119,6 +149,19 @@ pub struct BlockKv {
 /// bits.
 ///
 /// Every block named is below the model's depth.
+///
+/// ```
+/// use pdtrim_core::{BlockId, BlockSet, KvPlan, TokenSpan};
+///
+/// let trimmed = BlockSet::from_indices(5, [1, 2, 3])?;
+/// let plan = KvPlan::uniform(&trimmed, TokenSpan { first: 4, last: 60 });
+/// assert_eq!(plan.positions_sent(BlockId::new(2), 1024), 64);
+/// assert_eq!(plan.positions_sent(BlockId::new(0), 1024), 1024);
+/// assert_eq!(plan.spanned(), trimmed);
+/// // As a plan file lists it.
+/// assert_eq!(KvPlan::from_groups(5, &plan.to_groups())?, plan);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvPlan {
     depth: usize,
@@ -128,6 +171,21 @@ pub struct KvPlan {
 
 /// One group of blocks that send alike, as a plan file lists them: `blocks`, and `first` and `last` (or
 /// `budget` positions, of which `first_ratio` are the first), or `encoding`, or all of them.
+///
+/// ```
+/// use pdtrim_core::{KvGroup, TokenSpan};
+///
+/// let group: KvGroup = toml::from_str(
+///     r#"
+///     blocks = [1, 2, 3]
+///     first = 4
+///     last = 60
+///     encoding = "fp8-e4m3"
+///     "#,
+/// )?;
+/// assert_eq!(group.sends.span, Some(TokenSpan { first: 4, last: 60 }));
+/// # Ok::<(), toml::de::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "GroupFields", into = "GroupFields")]
 pub struct KvGroup {

@@ -28,6 +28,32 @@ use handover::Handing;
 
 /// Hands prefill's KV cache to decode, block by block, each as soon as prefill has computed it; may drop
 /// positions, never a block.
+///
+/// ```
+/// use pdtrim_core::cache::BlockCache;
+/// use pdtrim_core::pipeline::{CacheTransfer, PdModel, Received};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockId, BlockSet, Boundary, KvFill, PerStage, Result};
+///
+/// /// Hands over the last two positions of each block.
+/// struct LastTwo;
+///
+/// impl CacheTransfer for LastTwo {
+///     fn transfer(&self, _: BlockId, mut cache: BlockCache) -> Result<Received> {
+///         let from = cache.len().saturating_sub(2);
+///         cache.retain_places(&(from..cache.len()).collect::<Vec<_>>());
+///         Ok(cache.into())
+///     }
+/// }
+///
+/// let model = TinyModel::default().build();
+/// let removed = PerStage::both(BlockSet::empty(5));
+/// let (fill, boundary) = (KvFill::Nested, Boundary::Decode);
+/// let stages = PdModel::new(&model, removed, fill, boundary, &LastTwo)?;
+/// let handover = stages.prefill(&[[1, 2, 3, 4, 5]])?;
+/// assert_eq!(handover.kv_positions(), 5 * 2);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub trait CacheTransfer: Send + Sync {
     /// Of how many last prompt positions it wants the [queries](BlockCache::observed) beside the cache;
     /// `usize::MAX` = all.
@@ -44,6 +70,18 @@ pub trait CacheTransfer: Send + Sync {
 }
 
 /// What decode receives of a block.
+///
+/// ```
+/// use pdtrim_core::Bytes;
+/// use pdtrim_core::cache::BlockCache;
+/// use pdtrim_core::pipeline::Received;
+///
+/// // A cache that crosses as it is costs its own size; one that was packed says what it took.
+/// let sent = Received::from(BlockCache::with_capacity(0));
+/// assert_eq!(sent.bytes, Bytes(0));
+/// let packed = Received { bytes: Bytes(16), ..sent };
+/// assert_eq!(packed.bytes, Bytes(16));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Received {
     /// Keys and values as decode attends to them.
@@ -62,6 +100,19 @@ impl From<BlockCache> for Received {
 }
 
 /// Hands over everything.
+///
+/// ```
+/// use pdtrim_core::pipeline::{PdModel, SendAll};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{Boundary, KvFill, PerStage};
+///
+/// // The dense model, in so many words.
+/// let model = TinyModel::default().build();
+/// let removed = PerStage::dense(5);
+/// let dense = PdModel::new(&model, removed, KvFill::Nested, Boundary::Prefill, &SendAll)?;
+/// assert!(!dense.prefill(&[[1, 2, 3]])?.trimmed());
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SendAll;
 
@@ -72,6 +123,15 @@ impl CacheTransfer for SendAll {
 }
 
 /// Scores of one continuation.
+///
+/// ```
+/// use pdtrim_core::TokenScore;
+/// use pdtrim_core::pipeline::ContinuationScores;
+///
+/// let token = |logprob| TokenScore { logprob, greedy: false };
+/// let scores = ContinuationScores { tokens: vec![token(-0.5), token(-1.5)] };
+/// assert_eq!(scores.sum(), -2.0);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContinuationScores {
     /// One entry for each token of the continuation.
@@ -89,6 +149,22 @@ impl ContinuationScores {
 }
 
 /// Scores of all continuations of one prompt.
+///
+/// ```
+/// use pdtrim_core::pipeline::PdModel;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{Boundary, Bytes};
+///
+/// let model = TinyModel::default().build();
+/// let dense = PdModel::dense(&model, Boundary::Prefill);
+/// // Which of two answers is likelier after the prompt?
+/// let scores = dense.score(&[1, 2, 3], &[[4, 5], [6, 7]])?;
+/// let [first, second] = [0, 1].map(|n| scores.continuations[n].sum());
+/// assert!(first != second);
+/// // 5 blocks, 3 positions, keys and values, 2 heads of width 8 in f32.
+/// assert_eq!(scores.kv_bytes, Bytes(5 * 3 * 2 * 2 * 8 * 4));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromptScores {
     /// In the order asked for.
@@ -102,6 +178,21 @@ pub struct PromptScores {
 }
 
 /// What was generated after a prompt.
+///
+/// ```
+/// use pdtrim_core::Boundary;
+/// use pdtrim_core::pipeline::PdModel;
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let model = TinyModel::default().build();
+/// let dense = PdModel::dense(&model, Boundary::Decode);
+/// let mut heard = Vec::new();
+/// let generation = dense.generate_greedy(&[1, 2, 3], 4, &[], |token| heard.push(token))?;
+/// assert_eq!(generation.tokens, heard);
+/// // Two of the three prompt positions crossed, in each of five blocks.
+/// assert_eq!(generation.kv_positions, 10);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
     /// The new tokens.
@@ -115,6 +206,25 @@ pub struct Generation {
 }
 
 /// A model with its two stages.
+///
+/// ```
+/// use pdtrim_core::pipeline::{PdModel, SendAll};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockSet, Boundary, KvFill, PerStage};
+///
+/// let model = TinyModel::default().build();
+/// let removed = PerStage {
+///     prefill: BlockSet::from_indices(5, [2])?,
+///     decode: BlockSet::from_indices(5, [2, 3])?,
+/// };
+/// let trimmed = PdModel::new(&model, removed, KvFill::Nested, Boundary::Prefill, &SendAll)?;
+/// let dense = PdModel::dense(&model, Boundary::Prefill);
+/// let likely = |stages: &PdModel<'_>| {
+///     Ok::<_, pdtrim_core::Error>(stages.score(&[1, 2, 3], &[[4, 5]])?.continuations[0].sum())
+/// };
+/// assert_ne!(likely(&trimmed)?, likely(&dense)?);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct PdModel<'a> {
     models: PerStage<&'a dyn BlockModel>,

@@ -26,9 +26,36 @@ use crate::stage::{PerStage, Stage};
 pub const REPAIR_FILE: &str = "repair.safetensors";
 
 /// Repaired weights by block.
+///
+/// ```
+/// use pdtrim_core::model::{BlockModules, block_weights};
+/// use pdtrim_core::repair::StageRepair;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::BlockId;
+///
+/// let model = TinyModel::default().build();
+/// let id = BlockId::new(1);
+/// let repair = StageRepair::from([(id, block_weights(&model.block_module(id)))]);
+/// assert!(repair[&id].contains_key("mlp.down_proj.weight"));
+/// ```
 pub type StageRepair = BTreeMap<BlockId, BlockWeights>;
 
 /// The weights that a repair gave each stage.
+///
+/// ```
+/// use pdtrim_core::model::MlpOutput;
+/// use pdtrim_core::repair::RepairWeights;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockId, Stage};
+///
+/// let model = TinyModel::default().build();
+/// let id = BlockId::new(1);
+/// let mut repair = RepairWeights::default();
+/// repair.insert(Stage::Decode, id, model.down_proj(id) * 1.1);
+/// // Decode has a model of its own, prefill runs the one that is there.
+/// assert!(repair.apply(&model, Stage::Decode).is_some());
+/// assert!(repair.apply(&model, Stage::Prefill).is_none());
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct RepairWeights {
     stages: PerStage<StageRepair>,

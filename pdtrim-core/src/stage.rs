@@ -9,6 +9,16 @@ use crate::block::BlockSet;
 use crate::error::Error;
 
 /// One of the two stages of serving a request.
+///
+/// ```
+/// use pdtrim_core::{PerStage, Stage};
+///
+/// let removed = PerStage { prefill: 2, decode: 4 };
+/// for stage in [Stage::Prefill, Stage::Decode] {
+///     println!("{stage} is without {} blocks", removed.of(stage));
+/// }
+/// assert_eq!(removed.of(Stage::Decode), &4);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
@@ -28,6 +38,15 @@ impl fmt::Display for Stage {
 }
 
 /// One value for each stage.
+///
+/// ```
+/// use pdtrim_core::{BlockSet, PerStage};
+///
+/// let unified = PerStage::both(BlockSet::from_indices(5, [2])?);
+/// assert_eq!(unified.prefill, unified.decode);
+/// assert!(PerStage::dense(5).is_dense() && !unified.is_dense());
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
@@ -72,6 +91,15 @@ impl PerStage<BlockSet> {
 }
 
 /// Which stage computes the logits of the first new token.
+///
+/// ```
+/// use pdtrim_core::Boundary;
+///
+/// // Of a prompt of 10 tokens the last one may be decode's.
+/// assert_eq!(Boundary::Prefill.prompt_positions(10), 10);
+/// assert_eq!("decode".parse::<Boundary>()?.prompt_positions(10), 9);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
@@ -122,6 +150,19 @@ impl FromStr for Boundary {
 /// What a block that prefill removes but decode keeps does while the prompt is read.
 ///
 /// Decode needs that block's keys and values for the prompt.
+///
+/// ```
+/// use pdtrim_core::plan::check_removed;
+/// use pdtrim_core::{BlockSet, KvFill, PerStage};
+///
+/// let only_prefill = PerStage {
+///     prefill: BlockSet::from_indices(5, [1])?,
+///     decode: BlockSet::empty(5),
+/// };
+/// assert!(check_removed(&only_prefill, KvFill::Nested).is_err());
+/// check_removed(&only_prefill, KvFill::Project)?;
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KvFill {

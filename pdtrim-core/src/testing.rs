@@ -1,12 +1,29 @@
 //! Small seeded models, so that tests and benchmarks need no download.
 
+use std::path::Path;
+
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Float, Tensor, TensorData};
+use serde_json::Value;
 
+use crate::block::BlockSet;
+use crate::checkpoint::gguf::{GgufFile, OutputType};
+use crate::checkpoint::{Checkpoint, seeded};
 use crate::config::{Architecture, ModelConfig, RopeConfig, RopeScaling};
+use crate::error::{Error, Result};
 use crate::model::{Llama, LlamaWeights};
+use crate::repair::StageRepair;
 
 /// A config with five narrow blocks and two query heads for each key head.
+///
+/// ```
+/// use pdtrim_core::config::Architecture;
+/// use pdtrim_core::testing::tiny_config;
+///
+/// let config = tiny_config(Architecture::Qwen2);
+/// assert_eq!((config.n_blocks, config.n_heads, config.n_kv_heads), (5, 4, 2));
+/// assert!(config.has_qkv_bias());
+/// ```
 pub fn tiny_config(architecture: Architecture) -> ModelConfig {
     ModelConfig {
         architecture,
@@ -31,7 +48,62 @@ pub fn tiny_config(architecture: Architecture) -> ModelConfig {
     }
 }
 
+/// Writes a Hugging Face folder of a tiny Llama whose 256 tokens are bytes, and opens it.
+///
+/// # Errors
+///
+/// As [`seeded::write`] and [`Checkpoint::open`].
+///
+/// ```
+/// use pdtrim_core::testing::tiny_checkpoint;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let checkpoint = tiny_checkpoint(folder.path())?;
+/// assert_eq!(checkpoint.config().n_blocks, 5);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
+pub fn tiny_checkpoint(folder: &Path) -> Result<Checkpoint> {
+    let config = ModelConfig {
+        vocab_size: 256,
+        ..tiny_config(Architecture::Llama)
+    };
+    seeded::write(&config, 7, DType::F32, folder)?;
+    Checkpoint::open(folder)
+}
+
+/// Writes the same model and, beside its files, `tiny.gguf` with matrices in `weights`; opens that.
+///
+/// # Errors
+///
+/// As [`tiny_checkpoint`], [`Checkpoint::export_gguf`] and [`GgufFile::open`].
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::OutputType;
+/// use pdtrim_core::testing::tiny_gguf;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let file = tiny_gguf(folder.path(), OutputType::F16)?;
+/// assert!(file.tensor("blk.4.ffn_down.weight").is_some());
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
+pub fn tiny_gguf(folder: &Path, weights: OutputType) -> Result<GgufFile> {
+    let checkpoint = tiny_checkpoint(folder)?;
+    let all = BlockSet::empty(checkpoint.config().n_blocks);
+    let path = folder.join("tiny.gguf");
+    checkpoint.export_gguf(&all, &StageRepair::new(), weights, &Value::Null, &path)?;
+    GgufFile::open(&path).map_err(|source| Error::Gguf { path, source })
+}
+
 /// Builds a [`Llama`] whose weights depend on nothing but its config and a seed.
+///
+/// ```
+/// use pdtrim_core::model::BlockModel;
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let tiny = TinyModel::default();
+/// let model = TinyModel { seed: 8, ..tiny }.build();
+/// assert_eq!(model.dims().n_blocks, 5);
+/// ```
 #[derive(Clone, Debug)]
 pub struct TinyModel {
     /// Shape of the model.

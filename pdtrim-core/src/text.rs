@@ -10,6 +10,16 @@ use crate::error::{Error, Result};
 /// # Errors
 ///
 /// [`Error::Io`] or [`Error::NotUtf8`] with the offset of the first bad byte.
+///
+/// ```
+/// use pdtrim_core::{Error, read_text};
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let path = folder.path().join("prose.txt");
+/// # std::fs::write(&path, b"caf\xe9").expect("a file");
+/// // The text is in Latin-1.
+/// assert!(matches!(read_text(&path), Err(Error::NotUtf8 { offset: 3, .. })));
+/// ```
 pub fn read_text(path: &Path) -> Result<String> {
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
     let text = String::from_utf8(bytes).map_err(|bad| Error::NotUtf8 {

@@ -5,6 +5,16 @@ use std::path::Path;
 use crate::error::{Error, Result};
 
 /// A checkpoint's tokenizer; every id it makes has a row in the model's embedding.
+///
+/// ```
+/// use pdtrim_core::testing::tiny_checkpoint;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let tokenizer = tiny_checkpoint(folder.path())?.tokenizer()?;
+/// let ids = tokenizer.encode("two words")?;
+/// assert_eq!(tokenizer.decode(&ids)?, "two words");
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -129,6 +139,21 @@ impl Tokenizer {
 
 /// Text as its tokens come; see [`Tokenizer::stream`]. A token is decoded beside few of those before it, so a
 /// long text costs no more for each token than a short one.
+///
+/// ```
+/// use pdtrim_core::testing::tiny_checkpoint;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// // This tokenizer's tokens are bytes, of which an "é" has two.
+/// let tokenizer = tiny_checkpoint(folder.path())?.tokenizer()?;
+/// let mut stream = tokenizer.stream();
+/// let mut pieces = Vec::new();
+/// for token in tokenizer.encode("né")? {
+///     pieces.push(stream.push(token)?);
+/// }
+/// assert_eq!(pieces, ["n", "", "é"]);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct TextStream<'t> {
     tokenizer: &'t Tokenizer,

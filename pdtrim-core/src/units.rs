@@ -7,6 +7,13 @@ use std::ops::{Add, AddAssign};
 use serde::{Deserialize, Serialize};
 
 /// A number of bytes; prints with a binary unit.
+///
+/// ```
+/// use pdtrim_core::Bytes;
+///
+/// let sent: Bytes = [Bytes(1024), Bytes(512)].into_iter().sum();
+/// assert_eq!(sent.to_string(), "1.5 KiB");
+/// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

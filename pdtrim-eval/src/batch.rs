@@ -7,6 +7,16 @@ use crate::scorer::Request;
 
 /// How many requests run together. Batches are fixed before the first one runs, so that an evaluation
 /// that goes on after a kill computes the rest exactly as it would have.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+///
+/// use pdtrim_eval::{BatchSize, Execution};
+///
+/// let eight = NonZeroUsize::new(8).expect("8 is not 0");
+/// let execution = Execution { batch: BatchSize::Requests(eight), ..Execution::default() };
+/// assert_ne!(execution.batch, BatchSize::default());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchSize {
     /// Neighbours with so many tokens together, and at least one request.

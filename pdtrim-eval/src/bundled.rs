@@ -45,6 +45,10 @@ const DATA: &[(&str, &str)] = files![
 ];
 
 /// The names of the bundled tasks: first those whose data is bundled too.
+///
+/// ```
+/// assert!(pdtrim_eval::task_names().contains(&"everyday"));
+/// ```
 pub fn task_names() -> Vec<&'static str> {
     TASKS.iter().map(|(path, _)| name(path)).collect()
 }

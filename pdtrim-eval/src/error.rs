@@ -7,9 +7,26 @@ use std::path::{Path, PathBuf};
 use crate::scorer::ScorerError;
 
 /// The result of this crate's operations.
+///
+/// ```
+/// use pdtrim_eval::{Result, Task};
+///
+/// fn versions(names: &[&str]) -> Result<Vec<u32>> {
+///     names.iter().map(|name| Ok(Task::bundled(name)?.version())).collect()
+/// }
+///
+/// assert_eq!(versions(&["everyday", "passages"])?.len(), 2);
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A record of a data file: where the user has to look.
+///
+/// ```
+/// use pdtrim_eval::Place;
+///
+/// assert_eq!(Place::new("items.jsonl", 3).to_string(), "items.jsonl, line 3");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The data file.
@@ -35,6 +52,16 @@ impl fmt::Display for Place {
 }
 
 /// A failure of this crate. Every message names the file or task, the field, and what was expected.
+///
+/// ```
+/// use pdtrim_eval::{Error, Task};
+///
+/// let error = Task::bundled("everydya").unwrap_err();
+/// assert!(matches!(error, Error::UnknownTask { .. }));
+/// assert!(error.to_string().starts_with("unknown task `everydya`"));
+/// // The message goes on with the nearest names.
+/// assert!(error.to_string().contains("everyday"));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

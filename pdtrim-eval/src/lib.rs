@@ -24,43 +24,52 @@
 //! fields and wording, not in what is computed, and users add their own; a file serves both.
 //!
 //! ```
+//! use std::num::NonZeroUsize;
+//!
+//! use burn::tensor::{DType, Device};
+//! use pdtrim_core::pipeline::{PdModel, SendAll};
+//! use pdtrim_core::testing::tiny_checkpoint;
+//! use pdtrim_core::{BlockSet, Boundary, KvFill, PerStage};
 //! use pdtrim_eval::{
-//!     ContinuationScore, Execution, Options, Request, Scorer, ScorerError, Scores, Task, evaluate,
+//!     Dataset, EvalReport, Execution, Folders, Mode, PdScorer, Prepared, RunInfo, Task,
 //! };
 //!
-//! /// Every byte is a token, and all tokens are equally likely.
-//! struct Uniform;
+//! # let folder = tempfile::tempdir()?;
+//! // A tiny model with seeded weights; `Checkpoint::open(path)?` is a real one.
+//! let checkpoint = tiny_checkpoint(folder.path())?;
+//! let (model, tokenizer) = checkpoint.load_with_tokenizer(DType::F32, &Device::flex())?;
+//! let removed = PerStage {
+//!     prefill: BlockSet::from_indices(5, [2])?,
+//!     decode: BlockSet::from_indices(5, [2, 3])?,
+//! };
+//! let boundary = Boundary::Prefill;
+//! let dense = PdScorer::new(PdModel::dense(&model, boundary), &tokenizer);
+//! let stages = PdModel::new(&model, removed, KvFill::Nested, boundary, &SendAll)?;
+//! let trimmed = PdScorer::new(stages, &tokenizer);
 //!
-//! impl Scorer for Uniform {
-//!     fn encode(&self, text: &str) -> Result<Vec<u32>, ScorerError> {
-//!         Ok(text.bytes().map(u32::from).collect())
-//!     }
-//!
-//!     fn prefix_token(&self) -> Option<u32> {
-//!         Some(0)
-//!     }
-//!
-//!     fn max_tokens(&self) -> usize {
-//!         4096
-//!     }
-//!
-//!     fn score(&self, requests: &[Request]) -> Result<Vec<Scores>, ScorerError> {
-//!         let score = |request: &Request| {
-//!             let flat = |tokens: &Vec<u32>| ContinuationScore {
-//!                 logprobs: vec![-(256.0_f32.ln()); tokens.len()],
-//!                 greedy: false,
-//!             };
-//!             Scores { continuations: request.continuations.iter().map(flat).collect(), ..Scores::default() }
-//!         };
-//!         Ok(requests.iter().map(score).collect())
-//!     }
-//! }
-//!
+//! // The first eight items, encoded once, on the dense model and on the trimmed one.
 //! let task = Task::bundled("everyday")?;
-//! let result = evaluate(&Uniform, &task, &Options::default(), &Execution::default())?;
-//! assert_eq!(result.summary.items, result.summary.items_total);
-//! # Ok::<(), pdtrim_eval::Error>(())
+//! let dataset = Dataset::load(&task, &Folders::default())?;
+//! let prepared = Prepared::new(&task, &dataset, &dense, NonZeroUsize::new(8))?;
+//! let mut report = EvalReport::new(RunInfo::default());
+//! for (mode, scorer) in [(Mode::Dense, &dense), (Mode::Pd, &trimmed)] {
+//!     let result = prepared.evaluate(scorer, &Execution::default())?;
+//!     report.push(mode, Some(boundary), result);
+//! }
+//! println!("{}", report.table());
+//! # assert_eq!(report.rows.len(), 2);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # What is where
+//!
+//! - a task and its data: [`task`], [`Task`], [`Dataset`], [`Folders`], and [`Fetch`] for files of the hub;
+//! - the seam to a model: [`Scorer`] with [`Request`], [`Scores`], [`GenerationRequest`] and [`Generated`];
+//!   [`PdScorer`] is a model of `pdtrim-core`, [`Uniform`] knows nothing and is for examples and tests;
+//! - running: [`evaluate`], or [`Prepared`] for several modes; [`Options`] and [`Execution`];
+//! - what came out: [`TaskResult`], [`Metric`], [`EvalReport`], and [`page`] for HTML with charts;
+//! - [`regression`] holds a run against a kept baseline, for builds;
+//! - [`paper`] has the figures of arXiv:2509.04467, to stand beside one's own.
 
 #![deny(missing_docs)]
 
@@ -89,6 +98,7 @@ mod scorer;
 mod source;
 pub mod task;
 mod template;
+mod uniform;
 
 pub use batch::BatchSize;
 pub use bundled::{DEFAULT_TASKS, task_names};
@@ -98,7 +108,7 @@ pub use metric::{Difference, Metric, MetricName, Samples};
 pub use mode::Mode;
 pub use pd_scorer::PdScorer;
 pub use prepare::Prepared;
-pub use report::{EvalReport, GroupRow, ReportRow, RunInfo};
+pub use report::{EvalReport, GroupMetric, GroupRow, ReportRow, RunInfo};
 pub use result::{DataFile, Item, ItemOutcome, KvTraffic, TaskResult, TaskSummary};
 pub use runner::{Execution, JournalFile, Options, Progress, evaluate};
 pub use scorer::{
@@ -106,3 +116,4 @@ pub use scorer::{
 };
 pub use source::{Dataset, Fetch, Folders, HubFile};
 pub use task::Task;
+pub use uniform::Uniform;

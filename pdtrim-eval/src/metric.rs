@@ -8,6 +8,15 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 
 /// A metric by its name in lm-evaluation-harness.
+///
+/// ```
+/// use pdtrim_eval::MetricName;
+///
+/// let metric: MetricName = "acc_norm".parse()?;
+/// assert!(metric.higher_is_better() && !metric.is_perplexity());
+/// assert!("accuracy".parse::<MetricName>().is_err());
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MetricName {
@@ -118,6 +127,15 @@ impl FromStr for MetricName {
 }
 
 /// A measured value.
+///
+/// ```
+/// use pdtrim_eval::{Metric, MetricName};
+///
+/// let metric = Metric { name: MetricName::Acc, value: 0.64, stderr: Some(0.034) };
+/// let json = r#"{"name":"acc","value":0.64,"stderr":0.034}"#;
+/// assert_eq!(serde_json::to_string(&metric)?, json);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     /// What was measured.
@@ -130,6 +148,15 @@ pub struct Metric {
 }
 
 /// A difference of two values measured on the same items.
+///
+/// ```
+/// use pdtrim_eval::Difference;
+///
+/// let difference = Difference { value: -0.07, stderr: Some(0.05) };
+/// // Beyond twice its standard error?
+/// let is_clear = difference.stderr.is_some_and(|stderr| difference.value.abs() > 2.0 * stderr);
+/// assert!(!is_clear);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
     /// The one minus the other.
@@ -145,6 +172,20 @@ pub struct Difference {
 /// log-likelihood, and how many tokens, words or bytes it is spread over. Both are a function of one rate,
 /// Σ values / Σ weights, and their standard errors are the rate's, carried over by the function's
 /// derivative (for a share that is the sample standard deviation / √n, as lm-evaluation-harness has it).
+///
+/// ```
+/// use pdtrim_eval::{MetricName, Samples};
+///
+/// let right = |values: [f64; 4]| Samples {
+///     metric: MetricName::Acc,
+///     values: values.to_vec(),
+///     weights: vec![1.0; 4],
+/// };
+/// let (dense, trimmed) = (right([1.0, 1.0, 0.0, 1.0]), right([1.0, 0.0, 0.0, 1.0]));
+/// assert_eq!(dense.metric().map(|metric| metric.value), Some(0.75));
+/// // Item by item: three did not change, one was lost.
+/// assert_eq!(trimmed.difference(&dense).map(|difference| difference.value), Some(-0.25));
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Samples {
     /// What is measured.

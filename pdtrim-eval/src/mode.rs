@@ -8,6 +8,15 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 
 /// How much of a plan is in force. Ordered from nothing to all of it.
+///
+/// ```
+/// use pdtrim_eval::Mode;
+///
+/// assert_eq!("pd+kv".parse::<Mode>()?, Mode::PdKv);
+/// // From nothing of a plan to all of it.
+/// assert!(Mode::Dense < Mode::Pd && Mode::Pd < Mode::PdKv);
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Mode {
     /// The model before trimming.

@@ -5,6 +5,14 @@ use serde::Serialize;
 use crate::mode::Mode;
 
 /// What the paper reports of a model. None of it was measured by this tool.
+///
+/// ```
+/// use pdtrim_eval::{Mode, paper};
+///
+/// let quoted = paper::of("meta-llama/Llama-3.1-8B").expect("one of the paper's models");
+/// assert_eq!(quoted.average_of("shortgpt", Mode::Unified), Some(56.08));
+/// assert!(paper::of("another-model").is_none());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Quoted {
     /// The model as the paper calls it.
@@ -64,6 +72,10 @@ impl Quoted {
 }
 
 /// The paper's figures for the model that the user calls `name`, if it is one of the paper's.
+///
+/// ```
+/// assert_eq!(pdtrim_eval::paper::of("Llama-2-13b-hf").map(|paper| paper.model), Some("LLaMA-2-13B"));
+/// ```
 pub fn of(name: &str) -> Option<Quoted> {
     let name = name.to_ascii_lowercase().replace(['_', '.'], "-");
     let is = |parts: [&str; 2]| parts.iter().all(|part| name.contains(part));

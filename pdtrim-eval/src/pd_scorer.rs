@@ -9,6 +9,26 @@ use crate::scorer::{
 
 /// Scores by the PD forward pass: contexts by prefill, answers by decode. The requests of a batch run
 /// together, whatever their lengths; nothing is padded.
+///
+/// ```
+/// use burn::tensor::{DType, Device};
+/// use pdtrim_core::Boundary;
+/// use pdtrim_core::pipeline::PdModel;
+/// use pdtrim_core::testing::tiny_checkpoint;
+/// use pdtrim_eval::{PdScorer, Request, Scorer};
+///
+/// # let folder = tempfile::tempdir()?;
+/// let checkpoint = tiny_checkpoint(folder.path())?;
+/// let (model, tokenizer) = checkpoint.load_with_tokenizer(DType::F32, &Device::flex())?;
+/// let scorer = PdScorer::new(PdModel::dense(&model, Boundary::Prefill), &tokenizer);
+/// let request = Request {
+///     context: scorer.encode("The sky is")?,
+///     continuations: vec![scorer.encode(" blue")?, scorer.encode(" green")?],
+/// };
+/// let scores = scorer.score(&[request])?;
+/// assert_eq!(scores[0].continuations[1].logprobs.len(), 6);
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
 pub struct PdScorer<'a> {
     model: PdModel<'a>,
     tokenizer: &'a Tokenizer,

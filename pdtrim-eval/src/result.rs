@@ -7,6 +7,18 @@ use serde_json::Value;
 use crate::metric::{Metric, MetricName, Samples};
 
 /// The result of one evaluation of one task.
+///
+/// ```
+/// use pdtrim_eval::{Execution, MetricName, Options, Task, Uniform, evaluate};
+///
+/// let task = Task::bundled("everyday")?;
+/// let result = evaluate(&Uniform, &task, &Options::default(), &Execution::default())?;
+/// // The items behind a number.
+/// let samples = result.samples(MetricName::Acc);
+/// assert_eq!(samples.values.len(), result.items.len());
+/// assert_eq!(samples.metric().as_ref(), result.summary.metric(MetricName::Acc));
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskResult {
     /// The numbers of the report.
@@ -35,6 +47,19 @@ impl Samples {
 }
 
 /// The numbers of a task, with what is needed to repeat them.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+///
+/// use pdtrim_eval::{Execution, MetricName, Options, Task, Uniform, evaluate};
+///
+/// let options = Options { limit: NonZeroUsize::new(5), ..Options::default() };
+/// let task = Task::bundled("everyday")?;
+/// let summary = evaluate(&Uniform, &task, &options, &Execution::default())?.summary;
+/// assert_eq!((summary.task.as_str(), summary.items), ("everyday", 5));
+/// assert!(summary.items_total > 5 && summary.metric(MetricName::AccNorm).is_some());
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskSummary {
     /// The task's name.
@@ -81,6 +106,15 @@ impl TaskSummary {
 }
 
 /// A file that was read.
+///
+/// ```
+/// use pdtrim_eval::{Dataset, Folders, Task};
+///
+/// let dataset = Dataset::load(&Task::bundled("everyday")?, &Folders::default())?;
+/// let file = &dataset.files()[0];
+/// assert_eq!((file.path.as_str(), file.sha256.len()), ("data/everyday.jsonl", 64));
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataFile {
     /// Its path relative to the data folder, or the name of the bundled file.
@@ -93,6 +127,22 @@ pub struct DataFile {
 ///
 /// A context that several choices share crosses once. An item with partial scoring has a context for
 /// each choice and sends each of them.
+///
+/// ```
+/// use pdtrim_core::Bytes;
+/// use pdtrim_eval::KvTraffic;
+///
+/// let traffic = KvTraffic {
+///     contexts: 40,
+///     bytes: Bytes(40 << 20),
+///     bytes_per_item: f64::from(1 << 20),
+///     positions: 200_000,
+///     trimmed_items: 30,
+///     trimmed_share: 0.75,
+/// };
+/// let said = format!("{} of KV, {:.0} % trimmed", traffic.bytes, 100.0 * traffic.trimmed_share);
+/// assert_eq!(said, "40.0 MiB of KV, 75 % trimmed");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KvTraffic {
     /// Contexts that crossed.
@@ -126,6 +176,19 @@ impl KvTraffic {
 }
 
 /// The record of one item.
+///
+/// ```
+/// use pdtrim_eval::{Execution, ItemOutcome, MetricName, Options, Task, Uniform, evaluate};
+///
+/// let task = Task::bundled("everyday")?;
+/// let result = evaluate(&Uniform, &task, &Options::default(), &Execution::default())?;
+/// // Items whose answer was wrong; `line` says where each stands in the data.
+/// let is_wrong = |outcome: &ItemOutcome| matches!(outcome, ItemOutcome::Choice { acc: false, .. });
+/// let wrong = result.items.iter().filter(|item| is_wrong(&item.outcome)).count();
+/// let acc = result.summary.metric(MetricName::Acc).expect("measured").value;
+/// assert!((acc - (1.0 - wrong as f64 / result.items.len() as f64)).abs() < 1e-9);
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Item {
     /// Place in the data, counted from 0: the record, or the window.
@@ -160,6 +223,15 @@ fn is_zero(count: &usize) -> bool {
 }
 
 /// What was measured on an item.
+///
+/// ```
+/// use pdtrim_eval::ItemOutcome;
+///
+/// let outcome = ItemOutcome::Target { loglikelihood: -3.5, tokens: 2, greedy: false };
+/// let json = r#"{"kind":"target","loglikelihood":-3.5,"tokens":2,"greedy":false}"#;
+/// assert_eq!(serde_json::to_string(&outcome)?, json);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ItemOutcome {

@@ -18,6 +18,20 @@ use crate::source::{Dataset, Folders};
 use crate::task::Task;
 
 /// How to evaluate a task.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+///
+/// use pdtrim_eval::Options;
+///
+/// // The first 200 items, with five worked examples in front of each.
+/// let options = Options {
+///     limit: NonZeroUsize::new(200),
+///     fewshot: Some(5),
+///     ..Options::default()
+/// };
+/// assert!(options.data_dir.is_none());
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// The folder with the user's data files.
@@ -29,6 +43,13 @@ pub struct Options {
 }
 
 /// How far an evaluation is. Tokens tell more about the time left than requests do.
+///
+/// ```
+/// use pdtrim_eval::Progress;
+///
+/// let at = Progress { requests_done: 20, requests: 55, tokens_done: 3000, tokens: 6000 };
+/// assert_eq!(at.tokens_done as f64 / at.tokens as f64, 0.5);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Requests scored.
@@ -42,6 +63,19 @@ pub struct Progress {
 }
 
 /// How requests are run, which makes no difference to what is measured.
+///
+/// ```
+/// use std::cell::Cell;
+///
+/// use pdtrim_eval::{Execution, Options, Progress, Task, Uniform, evaluate};
+///
+/// let last = Cell::new(None);
+/// let on_batch = |at: Progress| last.set(Some(at));
+/// let execution = Execution { progress: Some(&on_batch), ..Execution::default() };
+/// evaluate(&Uniform, &Task::bundled("everyday")?, &Options::default(), &execution)?;
+/// assert!(last.get().is_some_and(|at| at.tokens_done == at.tokens));
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Copy, Default)]
 pub struct Execution<'e> {
     /// What runs together.
@@ -53,6 +87,20 @@ pub struct Execution<'e> {
 }
 
 /// A journal of scores.
+///
+/// ```
+/// use pdtrim_eval::{Execution, JournalFile, Options, Task, Uniform, evaluate};
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let path = folder.path().join("everyday.jsonl");
+/// let journal = JournalFile { path: &path, of: "uniform scorer" };
+/// let execution = Execution { journal: Some(journal), ..Execution::default() };
+/// let task = Task::bundled("everyday")?;
+/// let first = evaluate(&Uniform, &task, &Options::default(), &execution)?;
+/// // The second evaluation finds everything there.
+/// assert_eq!(evaluate(&Uniform, &task, &Options::default(), &execution)?, first);
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct JournalFile<'e> {
     /// Where it is.
@@ -84,6 +132,17 @@ struct Results {
 /// # Errors
 ///
 /// As [`Dataset::load`], [`Prepared::new`] and [`Prepared::evaluate`].
+///
+/// ```
+/// use std::num::NonZeroUsize;
+///
+/// use pdtrim_eval::{Execution, Options, Task, Uniform, evaluate};
+///
+/// let options = Options { limit: NonZeroUsize::new(10), ..Options::default() };
+/// let result = evaluate(&Uniform, &Task::bundled("passages")?, &options, &Execution::default())?;
+/// assert_eq!(result.items.len(), 10);
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 pub fn evaluate(
     scorer: &dyn Scorer,
     task: &Task,

@@ -15,9 +15,32 @@ use crate::task::{Source, Task, Where};
 use crate::template::{self, Compiled};
 
 /// Fetches a file of a dataset on the hub: repository, revision, file.
+///
+/// ```
+/// use std::path::PathBuf;
+///
+/// use pdtrim_eval::{Fetch, Folders, HubFile};
+///
+/// // A mirror of the hub on a disk.
+/// let mirror = |file: &HubFile| Ok(PathBuf::from("mirror").join(&file.repo).join(&file.file));
+/// let fetch: &Fetch<'_> = &mirror;
+/// let folders = Folders { fetch: Some(fetch), ..Folders::default() };
+/// assert!(folders.data_dir.is_none());
+/// ```
 pub type Fetch<'a> = dyn Fn(&HubFile) -> Result<PathBuf, ScorerError> + 'a;
 
 /// A file of a dataset on the hub.
+///
+/// ```
+/// use pdtrim_eval::HubFile;
+///
+/// let file = HubFile {
+///     repo: "org/name".to_owned(),
+///     revision: "refs/convert/parquet".to_owned(),
+///     file: "default/test/0000.parquet".to_owned(),
+/// };
+/// assert!(file.repo.contains('/'));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubFile {
     /// `org/name`.
@@ -29,6 +52,18 @@ pub struct HubFile {
 }
 
 /// Where data is looked for.
+///
+/// ```
+/// use std::path::Path;
+///
+/// use pdtrim_eval::{Dataset, Error, Folders, Task};
+///
+/// // PIQA is not part of the binary: without its file, and without the hub, it cannot be loaded.
+/// let folders = Folders::of(Some(Path::new("no-such-folder")));
+/// let error = Dataset::load(&Task::bundled("piqa")?, &folders).unwrap_err();
+/// assert!(matches!(error, Error::DataNotFound { .. }));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, Default)]
 pub struct Folders<'a> {
     /// The user's folder of published files.
@@ -48,6 +83,16 @@ impl<'a> Folders<'a> {
 }
 
 /// The data of one task: at least one record, or a text that is not empty.
+///
+/// ```
+/// use pdtrim_eval::{Dataset, Folders, Task};
+///
+/// let load = |task| Dataset::load(&Task::bundled(task)?, &Folders::default());
+/// assert_eq!(load("everyday")?.records(), Some(55));
+/// // One text, cut into windows.
+/// assert_eq!(load("heldout")?.records(), None);
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
     pub(crate) path: PathBuf,

@@ -12,6 +12,16 @@ use crate::error::Result;
 use crate::planned::PlannedTransfer;
 
 /// One KV plan that was measured: the record of the journal and of the trace.
+///
+/// ```
+/// use pdtrim_core::{KvEncoding, KvPlan};
+/// use pdtrim_kv::KvEvaluation;
+///
+/// let plan = KvPlan::send_all(3).encoded_everywhere(KvEncoding::Int8);
+/// let line = serde_json::to_string(&KvEvaluation { kv: plan.to_groups(), cost: 3.5 })?;
+/// assert_eq!(line, r#"{"kv":[{"blocks":[0,1,2],"encoding":"int8"}],"cost":3.5}"#);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KvEvaluation {
@@ -22,6 +32,17 @@ pub struct KvEvaluation {
 }
 
 /// Costs that an earlier run measured, and where new ones are written down.
+///
+/// ```
+/// use pdtrim_core::journal::Journal;
+/// use pdtrim_kv::KvJournal;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let path = folder.path().join("kv.jsonl");
+/// let journal: KvJournal = Journal::resume(&path, "model, windows, boundary")?;
+/// assert!(journal.1.is_empty());
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub type KvJournal = (Journal<KvEvaluation>, Vec<KvEvaluation>);
 
 /// Remembers every cost, on disk if there is a journal.

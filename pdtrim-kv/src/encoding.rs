@@ -10,6 +10,13 @@ use pdtrim_core::KvEncoding;
 use crate::error::{Error, Result};
 
 /// `[positions, heads, width]` of the keys, and of the values, of one prompt in one block.
+///
+/// ```
+/// use pdtrim_kv::KvShape;
+///
+/// let shape = KvShape { positions: 100, heads: 3, width: 64 };
+/// assert_eq!(shape.elements(), 19_200);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvShape {
     /// Prompt positions.
@@ -33,6 +40,16 @@ impl KvShape {
 }
 
 /// The form in which elements are held: what [`KvEncoding::Held`] writes.
+///
+/// ```
+/// use burn::tensor::DType;
+/// use pdtrim_kv::Held;
+///
+/// assert_eq!(Held::of(DType::BF16)?, Held::Bf16);
+/// let error = Held::of(DType::I32).unwrap_err();
+/// assert_eq!(error.to_string(), "keys and values are held in f32, bf16 or f16, found I32");
+/// # Ok::<(), pdtrim_kv::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     /// 32 bits.
@@ -69,6 +86,16 @@ impl Held {
 }
 
 /// Whether a tensor's groups lie along positions or along channels.
+///
+/// ```
+/// use pdtrim_core::KvEncoding;
+/// use pdtrim_kv::{Codec, Held, KvShape, Part};
+///
+/// // Keys have a group, and its two numbers, for each channel; values for each head and position.
+/// let codec = Codec { encoding: KvEncoding::Int4, held: Held::F32 };
+/// let shape = KvShape { positions: 3, heads: 2, width: 64 };
+/// assert!(codec.bytes(shape, Part::Keys) > codec.bytes(shape, Part::Values));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// Keys: outliers sit in channels, so a group is one channel at some positions.
@@ -78,6 +105,20 @@ pub enum Part {
 }
 
 /// How the elements of a tensor become bytes and back.
+///
+/// ```
+/// use pdtrim_core::KvEncoding;
+/// use pdtrim_kv::{Codec, Held, KvShape, Part};
+///
+/// let codec = Codec { encoding: KvEncoding::Int8, held: Held::F32 };
+/// let shape = KvShape { positions: 1, heads: 1, width: 4 };
+/// let mut bytes = Vec::new();
+/// codec.encode(&[0.0, 0.2, 0.7, 1.0], shape, Part::Values, &mut bytes)?;
+/// assert_eq!(bytes.len(), codec.bytes(shape, Part::Values));
+/// let back = codec.decode(&bytes, shape, Part::Values)?;
+/// assert!((back[1] - 0.2).abs() < 1.0 / 255.0);
+/// # Ok::<(), pdtrim_kv::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Codec {
     /// How they cross.

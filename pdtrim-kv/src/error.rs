@@ -3,9 +3,31 @@
 use pdtrim_core::KvEncoding;
 
 /// Result with this crate's [`Error`].
+///
+/// ```
+/// use pdtrim_core::model::BlockModel;
+/// use pdtrim_kv::{KvSizes, Result};
+///
+/// fn dense_bytes(model: &dyn BlockModel, prompt: usize) -> Result<f64> {
+///     Ok(KvSizes::new(model, vec![prompt])?.dense_bf16_bytes())
+/// }
+///
+/// let model = pdtrim_core::testing::TinyModel::default().build();
+/// assert_eq!(dense_bytes(&model, 10)?, 3200.0);
+/// # Ok::<(), pdtrim_kv::Error>(())
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A KV plan that cannot be found or carried out.
+///
+/// ```
+/// use pdtrim_kv::{Error, PositionTarget};
+///
+/// let error = PositionTarget::new(0.5, vec![1024]).unwrap_err();
+/// assert!(matches!(error, Error::Target { .. }));
+/// let said = "a KV target must be above 1 (times fewer token positions), found 0.5";
+/// assert_eq!(error.to_string(), said);
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

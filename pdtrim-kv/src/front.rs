@@ -18,6 +18,32 @@ use crate::sizes::KvSizes;
 /// the other blocks' choices, and the problem is solved anew, until the plan that comes out is no better. At
 /// last the spans' positions are shared out between a prompt's start and its end.
 /// Ours; the paper chooses blocks by a threshold on attention.
+///
+/// ```
+/// use pdtrim_core::objective::{Calibration, CalibrationLoss, Rows};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockKv, Boundary, KvEncoding, PerStage};
+/// use pdtrim_kv::{FrontSearch, KvSizes};
+///
+/// let model = TinyModel::default().build();
+/// let calibration = Calibration::new(vec![(1..49).collect()], 40)?;
+/// let loss = CalibrationLoss::new(&model, &calibration, Rows::Continuation, Boundary::Prefill);
+/// // Each block may send bf16, int8 or int4 of all positions.
+/// let encodings = [KvEncoding::Bf16, KvEncoding::Int8, KvEncoding::Int4];
+/// let search = FrontSearch {
+///     loss: &loss,
+///     removed: &PerStage::dense(5),
+///     sizes: &KvSizes::new(&model, vec![40])?,
+///     menu: &encodings.map(|encoding| BlockKv { span: None, encoding }),
+///     factors: &[1.5],
+///     rounds: 1,
+///     max_rise: None,
+///     firsts: &[],
+/// };
+/// let front = search.run(None, &mut |_| ())?;
+/// assert!(front.points[0].factor >= 1.5);
+/// # Ok::<(), pdtrim_kv::Error>(())
+/// ```
 pub struct FrontSearch<'a> {
     /// Measures J.
     pub loss: &'a CalibrationLoss<'a>,
@@ -38,6 +64,16 @@ pub struct FrontSearch<'a> {
 }
 
 /// What a plan was looked for.
+///
+/// ```
+/// use pdtrim_kv::Goal;
+///
+/// let heading = |goal| match goal {
+///     Goal::Factor(factor) => format!("{factor}x fewer bytes"),
+///     Goal::Rise(nats) => format!("at most {nats} nats more"),
+/// };
+/// assert_eq!(heading(Goal::Factor(4.95)), "4.95x fewer bytes");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {
     /// At least so many times fewer bytes.
@@ -50,6 +86,15 @@ pub enum Goal {
 const HALVINGS: usize = 6;
 
 /// A plan of the front.
+///
+/// ```
+/// use pdtrim_core::KvPlan;
+/// use pdtrim_kv::{FrontPoint, Goal};
+///
+/// let plan = KvPlan::send_all(5);
+/// let point = FrontPoint { goal: Goal::Factor(2.0), factor: 2.25, bytes: 4096.0, plan, cost: 3.5 };
+/// assert!(matches!(point.goal, Goal::Factor(asked) if point.factor >= asked));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct FrontPoint {
     /// What was asked for.
@@ -65,6 +110,25 @@ pub struct FrontPoint {
 }
 
 /// What was found.
+///
+/// ```
+/// use pdtrim_core::KvPlan;
+/// use pdtrim_kv::{Front, FrontPoint, Goal};
+///
+/// let point = |factor, bytes, cost| FrontPoint {
+///     goal: Goal::Factor(factor),
+///     factor,
+///     bytes,
+///     plan: KvPlan::send_all(5),
+///     cost,
+/// };
+/// let points = vec![point(2.0, 8192.0, 3.01), point(4.0, 4096.0, 3.2)];
+/// let front = Front { base_cost: 3.0, points, trace: Vec::new() };
+/// // The fewest bytes that cost at most 0.05 nats more than the menu's first choice.
+/// let cheap = front.points.iter().filter(|point| point.cost <= front.base_cost + 0.05);
+/// let fewest = cheap.min_by(|a, b| a.bytes.total_cmp(&b.bytes));
+/// assert_eq!(fewest.map(|point| point.factor), Some(2.0));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Front {
     /// J where every block sends the menu's first choice.

@@ -11,6 +11,23 @@ use crate::error::Result;
 /// Hands over what a [`KvPlan`] lets through: the first and the last prompt positions of the blocks that
 /// say so, in the encoding that they say. Kept entries keep the token position whose `RoPE` they carry;
 /// nothing is renumbered. Decode attends to what the bytes stand for, and the bytes are counted.
+///
+/// ```
+/// use pdtrim_core::pipeline::PdModel;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockSet, Boundary, KvFill, KvPlan, PerStage, TokenSpan};
+/// use pdtrim_kv::PlannedTransfer;
+///
+/// let blocks = BlockSet::from_indices(5, [1, 2, 3])?;
+/// let transfer = PlannedTransfer::new(KvPlan::uniform(&blocks, TokenSpan { first: 1, last: 3 }));
+///
+/// let (model, removed) = (TinyModel::default().build(), PerStage::dense(5));
+/// let stages = PdModel::new(&model, removed, KvFill::Nested, Boundary::Prefill, &transfer)?;
+/// let sent = stages.prefill(&[[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]])?;
+/// assert_eq!(sent.kv_positions(), 3 * 4 + 2 * 10);
+/// assert!(sent.trimmed());
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct PlannedTransfer {
     plan: KvPlan,

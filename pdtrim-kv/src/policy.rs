@@ -16,6 +16,33 @@ use crate::error::{Error, Result};
 use crate::planned::{core_error, through_bytes};
 
 /// Chooses what is kept of a prompt's keys and values in one block.
+///
+/// ```
+/// use pdtrim_core::cache::BlockCache;
+/// use pdtrim_kv::{Kept, KvPolicy, Result};
+/// # use burn::tensor::{Device, Tensor};
+/// # use pdtrim_core::cache::TokenPosition;
+///
+/// /// Every other position.
+/// struct Half;
+///
+/// impl KvPolicy for Half {
+///     fn name(&self) -> &'static str {
+///         "half"
+///     }
+///
+///     fn keep(&self, cache: &BlockCache) -> Result<Kept> {
+///         Ok(Kept::Places((0..cache.len()).step_by(2).collect()))
+///     }
+/// }
+///
+/// # let mut cache = BlockCache::with_capacity(5);
+/// # let rows = Tensor::<4>::zeros([1, 5, 2, 8], &Device::flex());
+/// # cache.append(rows.clone(), rows, TokenPosition(0));
+/// // A cache of five positions.
+/// assert_eq!(Half.keep(&cache)?, Kept::Places(vec![0, 2, 4]));
+/// # Ok::<(), pdtrim_kv::Error>(())
+/// ```
 pub trait KvPolicy: Send + Sync {
     /// Name in tables and on the command line.
     fn name(&self) -> &'static str;
@@ -34,6 +61,22 @@ pub trait KvPolicy: Send + Sync {
 }
 
 /// What a policy keeps.
+///
+/// ```
+/// use pdtrim_kv::Kept;
+///
+/// /// Most positions that a head keeps of a prompt of `n`.
+/// fn most(kept: &Kept, n: usize) -> usize {
+///     match kept {
+///         Kept::All | Kept::Channels(_) => n,
+///         Kept::Places(places) => places.len(),
+///         Kept::ByHead(rows) => rows.iter().flatten().map(Vec::len).max().unwrap_or(0),
+///     }
+/// }
+///
+/// assert_eq!(most(&Kept::Places(vec![0, 4, 5]), 6), 3);
+/// assert_eq!(most(&Kept::ByHead(vec![vec![vec![5], vec![0, 5]]]), 6), 2);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kept {
     /// Everything.
@@ -48,6 +91,13 @@ pub enum Kept {
 }
 
 /// How many positions a policy keeps of a prompt.
+///
+/// ```
+/// use pdtrim_kv::Budget;
+///
+/// assert_eq!(Budget::Share(0.25).of(1024), 256);
+/// assert_eq!(Budget::Positions(256).of(100), 100);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Budget {
     /// So many.
@@ -68,6 +118,24 @@ impl Budget {
 }
 
 /// Hands over what a policy keeps of some blocks, and everything of the others, in one encoding.
+///
+/// ```
+/// use pdtrim_core::pipeline::PdModel;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockSet, Boundary, KvEncoding, KvFill, PerStage};
+/// use pdtrim_kv::{Budget, PolicyTransfer, StreamingLlm};
+///
+/// let policy = StreamingLlm { sinks: 2, budget: Budget::Positions(6) };
+/// let blocks = BlockSet::from_indices(5, [1, 2])?;
+/// let transfer = PolicyTransfer::new(policy, blocks, KvEncoding::Held);
+///
+/// let (model, removed) = (TinyModel::default().build(), PerStage::dense(5));
+/// let stages = PdModel::new(&model, removed, KvFill::Nested, Boundary::Prefill, &transfer)?;
+/// let sent = stages.prefill(&[[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]])?;
+/// // Two blocks send 6 positions, three all 10.
+/// assert_eq!(sent.kv_positions(), 2 * 6 + 3 * 10);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub struct PolicyTransfer<P> {
     policy: P,
     blocks: BlockSet,

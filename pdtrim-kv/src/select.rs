@@ -8,6 +8,13 @@ use crate::error::Result;
 use crate::target::PositionTarget;
 
 /// How blocks are ranked.
+///
+/// ```
+/// use pdtrim_kv::Selection;
+///
+/// // Attention takes one pass over the windows, loss one for each plan that is tried.
+/// assert_eq!(Selection::default(), Selection::Loss);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Selection {
     /// By the attention that continuation queries leave on what is kept (arXiv:2509.04467v3, after
@@ -21,6 +28,23 @@ pub enum Selection {
 }
 
 /// What was chosen.
+///
+/// ```
+/// use pdtrim_core::{BlockSet, KvPlan, TokenSpan};
+/// use pdtrim_kv::KvChoice;
+///
+/// let blocks = BlockSet::from_indices(5, [1, 2, 3])?;
+/// let choice = KvChoice {
+///     plan: KvPlan::uniform(&blocks, TokenSpan { first: 4, last: 60 }),
+///     cost: 3.25,
+///     cost_all: 3.0,
+///     sent_share: 0.5,
+///     trace: Vec::new(),
+/// };
+/// // Half of the positions for a rise of perplexity by 28 %.
+/// assert!(((choice.cost - choice.cost_all).exp() - 1.284).abs() < 1e-3);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct KvChoice {
     /// The plan.
@@ -36,6 +60,27 @@ pub struct KvChoice {
 }
 
 /// A search for a KV plan.
+///
+/// ```
+/// use pdtrim_core::objective::{Calibration, CalibrationLoss, Rows};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{Boundary, PerStage};
+/// use pdtrim_kv::{KvSearch, PositionTarget, Selection, search};
+///
+/// let model = TinyModel::default().build();
+/// let calibration = Calibration::new(vec![(1..49).collect()], 40)?;
+/// let loss = CalibrationLoss::new(&model, &calibration, Rows::Continuation, Boundary::Prefill);
+/// let asked = KvSearch {
+///     loss: &loss,
+///     removed: &PerStage::dense(5),
+///     target: &PositionTarget::new(2.0, vec![40])?,
+///     selection: Selection::Attention,
+/// };
+/// let choice = search(&asked, None, &mut |_| ())?;
+/// assert!(choice.sent_share <= 0.5);
+/// assert!(choice.trace.len() <= asked.planned_evaluations());
+/// # Ok::<(), pdtrim_kv::Error>(())
+/// ```
 pub struct KvSearch<'a> {
     /// Measures J.
     pub loss: &'a CalibrationLoss<'a>,
@@ -86,6 +131,27 @@ impl KvSearch<'_> {
 /// # Panics
 ///
 /// Never: a target that can be met has an option, and every option a split.
+///
+/// ```
+/// use pdtrim_core::objective::{Calibration, CalibrationLoss, Rows};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{Boundary, PerStage};
+/// use pdtrim_kv::{Error, KvSearch, PositionTarget, Selection, search};
+///
+/// let model = TinyModel::default().build();
+/// let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// let loss = CalibrationLoss::new(&model, &calibration, Rows::Continuation, Boundary::Prefill);
+/// // A prompt of 12 positions cannot be made a hundred times shorter.
+/// let asked = KvSearch {
+///     loss: &loss,
+///     removed: &PerStage::dense(5),
+///     target: &PositionTarget::new(100.0, vec![12])?,
+///     selection: Selection::Loss,
+/// };
+/// let refused = search(&asked, None, &mut |_| ()).unwrap_err();
+/// assert!(matches!(refused, Error::Unreachable { prompts: 1, positions: 12, .. }));
+/// # Ok::<(), Error>(())
+/// ```
 pub fn search(
     search: &KvSearch<'_>,
     journal: Option<KvJournal>,

@@ -8,6 +8,19 @@ use crate::error::Result;
 
 /// Bytes of plans for prompts of given lengths: what [`PlannedTransfer`](crate::PlannedTransfer) counts,
 /// without running anything.
+///
+/// ```
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockSet, KvEncoding, KvPlan};
+/// use pdtrim_kv::KvSizes;
+///
+/// let sizes = KvSizes::new(&TinyModel::default().build(), vec![100])?;
+/// let plan = KvPlan::send_all(5).encoded_everywhere(KvEncoding::Fp8E4m3);
+/// // Keys and values of 5 blocks, 100 positions, 2 heads of width 8: 8 bits instead of 16.
+/// assert_eq!(sizes.plan_bytes(&plan, &BlockSet::empty(5)), 16_000.0);
+/// assert_eq!(sizes.dense_bf16_bytes(), 32_000.0);
+/// # Ok::<(), pdtrim_kv::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct KvSizes {
     /// Key and value heads of each block.

@@ -7,6 +7,18 @@ use crate::error::{Error, Result};
 /// "x times fewer token positions", over the prompts that will be served.
 ///
 /// Lengths decide what a span saves: in a prompt that is shorter than the span nothing is trimmed.
+///
+/// ```
+/// use pdtrim_core::{BlockSet, KvPlan, TokenSpan};
+/// use pdtrim_kv::PositionTarget;
+///
+/// let target = PositionTarget::new(4.0, vec![1024, 512])?;
+/// let plan = KvPlan::uniform(&BlockSet::all(5), TokenSpan { first: 4, last: 188 });
+/// // 192 of each prompt's positions, in every block.
+/// assert_eq!(target.sent_share(&plan, &BlockSet::empty(5)), 0.25);
+/// assert!(PositionTarget::new(1.0, vec![1024]).is_err());
+/// # Ok::<(), pdtrim_kv::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct PositionTarget {
     factor: f64,

@@ -25,6 +25,13 @@ use crate::error::{Error, Result};
 /// The order of a layer's elements, which changed between releases.
 ///
 /// `positions` ascend from 0, `n_kv_heads` are all heads: one worker, without tensor parallelism.
+///
+/// ```
+/// use pdtrim_kv::vllm::ConnectorLayout;
+///
+/// // The newest release whose sources were followed.
+/// assert_eq!(ConnectorLayout::default(), ConnectorLayout::V0_33);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ConnectorLayout {
     /// vLLM 0.11.0, with a backend whose cache starts with the axis of keys and values (`FlashAttention`):
@@ -36,6 +43,23 @@ pub enum ConnectorLayout {
 }
 
 /// What was written.
+///
+/// ```
+/// use pdtrim_core::Boundary;
+/// use pdtrim_core::pipeline::PdModel;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_kv::vllm::{ConnectorLayout, folder_name, stored_tokens, write};
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let prompt = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+/// let stored = &prompt[..stored_tokens(prompt.len(), 4)];
+/// let model = TinyModel::default().build();
+/// let sent = PdModel::dense(&model, Boundary::Prefill).prefill(&[stored])?;
+/// let export = write(sent.cache(), stored, ConnectorLayout::V0_33, folder.path())?;
+/// assert_eq!(export.folder, folder.path().join(folder_name(stored)));
+/// assert_eq!((export.layers, export.bytes), (5, sent.kv_bytes()));
+/// # Ok::<(), pdtrim_kv::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectorExport {
     /// The folder, named by the hash of the tokens.
@@ -52,11 +76,25 @@ pub struct ConnectorExport {
 /// # Panics
 ///
 /// If `block_size` is 0.
+///
+/// ```
+/// use pdtrim_kv::vllm::stored_tokens;
+///
+/// // Whole blocks of 16, and one token is left over.
+/// assert_eq!([15, 17, 32, 33].map(|n| stored_tokens(n, 16)), [0, 16, 16, 32]);
+/// ```
 pub fn stored_tokens(n_tokens: usize, block_size: usize) -> usize {
     n_tokens.saturating_sub(1) / block_size * block_size
 }
 
 /// The folder's name for these tokens, all of which are stored.
+///
+/// ```
+/// use pdtrim_kv::vllm::folder_name;
+///
+/// assert_eq!(folder_name(&[1, 2, 3]).len(), 32);
+/// assert_ne!(folder_name(&[1, 2, 3]), folder_name(&[3, 2, 1]));
+/// ```
 pub fn folder_name(stored: &[u32]) -> String {
     let mut hasher = Md5::new();
     for &token in stored {
@@ -66,6 +104,12 @@ pub fn folder_name(stored: &[u32]) -> String {
 }
 
 /// The file's name for the layer that is `layer`th of those that decode runs.
+///
+/// ```
+/// use pdtrim_kv::vllm::file_name;
+///
+/// assert_eq!(file_name(7), "model.layers.7.self_attn.attn.safetensors");
+/// ```
 pub fn file_name(layer: usize) -> String {
     format!("model.layers.{layer}.self_attn.attn.safetensors")
 }
@@ -78,6 +122,26 @@ pub fn file_name(layer: usize) -> String {
 ///
 /// [`Error::Positions`] if a block does not hold exactly the positions of `stored`, [`Error::HeldIn`], and
 /// [`pdtrim_core::Error::Io`].
+///
+/// ```
+/// use pdtrim_core::pipeline::PdModel;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockSet, Boundary, KvFill, KvPlan, PerStage, TokenSpan};
+/// use pdtrim_kv::vllm::{ConnectorLayout, write};
+/// use pdtrim_kv::{Error, PlannedTransfer};
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let prompt = [1, 2, 3, 4, 5, 6, 7, 8];
+/// let plan = KvPlan::uniform(&BlockSet::all(5), TokenSpan { first: 1, last: 3 });
+/// let (model, transfer) = (TinyModel::default().build(), PlannedTransfer::new(plan));
+/// let removed = PerStage::dense(5);
+/// let stages = PdModel::new(&model, removed, KvFill::Nested, Boundary::Prefill, &transfer)?;
+/// // Half of the positions are missing, and a paged cache has no holes.
+/// let sent = stages.prefill(&[prompt])?;
+/// let refused = write(sent.cache(), &prompt, ConnectorLayout::V0_33, folder.path());
+/// assert!(matches!(refused, Err(Error::Positions { expected: 8, found: 4, .. })));
+/// # Ok::<(), Error>(())
+/// ```
 pub fn write(
     cache: &KvCache,
     stored: &[u32],

@@ -8,6 +8,15 @@ use pdtrim_core::BlockSet;
 /// # Panics
 ///
 /// Panics if the sets belong to models of different depth.
+///
+/// ```
+/// use pdtrim_core::BlockSet;
+/// use pdtrim_search::jaccard;
+///
+/// let [a, b] = [BlockSet::from_indices(9, [1, 2, 3])?, BlockSet::from_indices(9, [2, 3, 4])?];
+/// assert_eq!(jaccard(&a, &b), 0.5);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn jaccard(a: &BlockSet, b: &BlockSet) -> f64 {
     let either = a.union(b).len();
     if either == 0 {
@@ -21,6 +30,17 @@ pub fn jaccard(a: &BlockSet, b: &BlockSet) -> f64 {
 /// # Panics
 ///
 /// As [`jaccard`].
+///
+/// ```
+/// use pdtrim_core::BlockSet;
+/// use pdtrim_search::mean_agreement;
+///
+/// // What two strategies chose, each with two seeds.
+/// let [a, b] = [BlockSet::from_indices(9, [1, 2])?, BlockSet::from_indices(9, [5, 6])?];
+/// assert_eq!(mean_agreement(&[&a, &a], &[&a, &b]), Some(0.5));
+/// assert_eq!(mean_agreement(&[&a], &[]), None);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn mean_agreement(a: &[&BlockSet], b: &[&BlockSet]) -> Option<f64> {
     let pairs = a.iter().flat_map(|&a| b.iter().map(move |&b| (a, b)));
     mean(pairs.map(|(a, b)| jaccard(a, b)))
@@ -31,6 +51,16 @@ pub fn mean_agreement(a: &[&BlockSet], b: &[&BlockSet]) -> Option<f64> {
 /// # Panics
 ///
 /// As [`jaccard`].
+///
+/// ```
+/// use pdtrim_core::BlockSet;
+/// use pdtrim_search::mean_agreement_within;
+///
+/// let [a, b] = [BlockSet::from_indices(9, [1, 2])?, BlockSet::from_indices(9, [5, 6])?];
+/// assert_eq!(mean_agreement_within(&[&a, &a]), Some(1.0));
+/// assert_eq!(mean_agreement_within(&[&a, &b]), Some(0.0));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn mean_agreement_within(sets: &[&BlockSet]) -> Option<f64> {
     let pairs = sets
         .iter()

@@ -8,6 +8,14 @@ use crate::error::{Error, Result};
 use crate::problem::Problem;
 
 /// Joint redundancy from which two neighbouring blocks are a pair to distil, `d_T`, in (0, 1].
+///
+/// ```
+/// use pdtrim_search::DistillThreshold;
+///
+/// assert_eq!(DistillThreshold::default(), DistillThreshold::new(0.95)?);
+/// assert!(DistillThreshold::new(1.5).is_err());
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DistillThreshold(f64);
 
@@ -53,6 +61,18 @@ impl fmt::Display for DistillThreshold {
 /// its second block, which counts as one removal; to turn that into a mere deletion is to swap it for the
 /// first. That a pair whose second block goes is never left as it is is ours: its first block was fitted
 /// to make up for just that, and candidates stay plain sets of blocks for every strategy.
+///
+/// ```
+/// use pdtrim_search::{CandidateSets, DistillThreshold, Problem, Target};
+///
+/// let problem = Problem::new(Target::Prefill, &[0.9, 0.5, 0.8, 0.7, 0.9], 2, true)?;
+/// // Blocks 2 and 3 together leave the hidden states nearly as they were.
+/// let pairs = [0.6, 0.7, 0.96, 0.8];
+/// let sets = CandidateSets::new(&problem, &pairs, DistillThreshold::default())?;
+/// assert_eq!(sets.pruning().iter().map(|id| id.index()).collect::<Vec<_>>(), [2, 3, 1]);
+/// assert_eq!(sets.distillation().to_indices(), [2]);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CandidateSets {
     pruning: Vec<BlockId>,

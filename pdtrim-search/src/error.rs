@@ -5,9 +5,32 @@ use std::path::PathBuf;
 use pdtrim_core::{BlockId, BlockSet, PerStage, Stage};
 
 /// Result with this crate's [`Error`].
+///
+/// ```
+/// use pdtrim_core::BlockSet;
+/// use pdtrim_search::{Ledger, Problem, Result, ShortGpt, Strategy, Target, Toy};
+///
+/// fn most_redundant(redundancy: &[f64], count: usize) -> Result<BlockSet> {
+///     let problem = Problem::new(Target::Unified, redundancy, count, true)?;
+///     let unused = Toy::new(vec![0.0; redundancy.len()]);
+///     ShortGpt.search(&problem, &mut Ledger::in_memory(&unused), &mut |_| {})
+/// }
+///
+/// assert_eq!(most_redundant(&[0.9, 0.5, 0.8, 0.7, 0.9], 1)?.to_indices(), [2]);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A search that cannot be run or continued.
+///
+/// ```
+/// use pdtrim_search::{Error, Problem, Target};
+///
+/// let error = Problem::new(Target::Unified, &[0.5; 5], 4, true).unwrap_err();
+/// assert!(matches!(error, Error::TooMany { count: 4, removable: 3, depth: 5, .. }));
+/// let said = "4 blocks are to be removed, but only 3 of the model's 5 may be";
+/// assert!(error.to_string().starts_with(said));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -13,6 +13,18 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 /// One evaluated candidate.
+///
+/// ```
+/// use pdtrim_core::{BlockSet, PerStage};
+/// use pdtrim_search::{Ledger, Toy};
+///
+/// let objective = Toy::new(vec![9.0, 2.0, 1.0]);
+/// let mut ledger = Ledger::in_memory(&objective);
+/// ledger.costs(&[PerStage::both(BlockSet::from_indices(3, [1])?)], &mut |_| {})?;
+/// let evaluation = &ledger.trace()[0];
+/// assert_eq!((&evaluation.removed.decode[..], evaluation.cost), (&[1][..], 2.0));
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {
@@ -44,6 +56,21 @@ enum Record {
 /// What the candidates took that were asked for since an account was opened, whether they were
 /// evaluated then or earlier: the same for a search that was killed and went on, and for one that
 /// shares its ledger with others.
+///
+/// ```
+/// use pdtrim_core::{BlockSet, PerStage};
+/// use pdtrim_search::{Ledger, Toy};
+///
+/// let objective = Toy::new(vec![9.0, 2.0, 1.0]);
+/// let mut ledger = Ledger::in_memory(&objective);
+/// let candidate = [PerStage::both(BlockSet::from_indices(3, [1])?)];
+/// ledger.costs(&candidate, &mut |_| {})?;
+/// // What is known already counts for who asks again.
+/// ledger.open_account();
+/// ledger.costs(&candidate, &mut |_| {})?;
+/// assert_eq!(ledger.account().evaluations, 1);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Account {
     /// Candidates.
@@ -55,6 +82,25 @@ pub struct Account {
 }
 
 /// Costs known so far, and the order in which they were asked for.
+///
+/// ```
+/// use pdtrim_core::{BlockSet, PerStage};
+/// use pdtrim_search::{Error, Ledger, Toy};
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let path = folder.path().join("costs.jsonl");
+/// let objective = Toy::new(vec![9.0, 2.0, 1.0]);
+/// let without = |block| Ok::<_, Error>(PerStage::both(BlockSet::from_indices(3, [block])?));
+/// let candidates = [without(1)?, without(2)?];
+/// let mut ledger = Ledger::resume(&objective, &path, "toy")?;
+/// assert_eq!(ledger.costs(&candidates, &mut |_| {})?, [2.0, 1.0]);
+/// drop(ledger);
+///
+/// // A search that was killed finds both costs there.
+/// let ledger = Ledger::resume(&objective, &path, "toy")?;
+/// assert_eq!((ledger.reused(), ledger.cost(&candidates[0])), (2, Some(2.0)));
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 pub struct Ledger<'a> {
     objective: &'a dyn Objective,
     known: BTreeMap<PerStage<BlockSet>, f64>,

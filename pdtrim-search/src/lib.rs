@@ -23,8 +23,9 @@
 //! Beside the search stands [`calibration`], which turns a text, a set of items or the model's own
 //! samples into the windows that an objective is measured on; it alone reads data files.
 //!
+//! On an objective without a model:
+//!
 //! ```
-//! use pdtrim_core::{BlockSet, PerStage};
 //! use pdtrim_search::{Ledger, Problem, Sleb, Strategy, Target, Toy};
 //!
 //! // Block 2 costs least, then block 1.
@@ -35,6 +36,40 @@
 //! assert_eq!(removed.to_indices(), [1, 2]);
 //! # Ok::<(), pdtrim_search::Error>(())
 //! ```
+//!
+//! And on a model, for both stages:
+//!
+//! ```
+//! use pdtrim_core::objective::{Calibration, CalibrationLoss, Rows};
+//! use pdtrim_core::testing::TinyModel;
+//! use pdtrim_core::{Boundary, PerStage};
+//! use pdtrim_search::{Ledger, Sleb, StageProblem};
+//!
+//! let model = TinyModel::default().build();
+//! let calibration = Calibration::new(vec![(1..17).collect(), (40..56).collect()], 12)?;
+//! let loss = CalibrationLoss::new(&model, &calibration, Rows::Continuation, Boundary::Prefill);
+//! let problem = StageProblem {
+//!     redundancy: &loss.redundancy()?.0,
+//!     importance: None,
+//!     counts: PerStage { prefill: 1, decode: 2 },
+//!     nested: true,
+//!     protect_ends: true,
+//! };
+//! let mut ledger = Ledger::in_memory(&loss);
+//! let removed = problem.search(&Sleb::default(), &mut ledger, &mut |_, _| {})?;
+//! assert_eq!((removed.prefill.len(), removed.decode.len()), (1, 2));
+//! assert!(removed.prefill.is_subset(&removed.decode));
+//! # Ok::<(), pdtrim_search::Error>(())
+//! ```
+//!
+//! # What is where
+//!
+//! - what is asked: [`Problem`] and [`Target`] for one set, [`StageProblem`] for both stages, [`CandidateSets`]
+//!   for what may be deleted and what distilled;
+//! - who answers: [`Strategy`] and its implementations, [`Annealing`], [`Validation`] and [`Racing`] as their settings;
+//! - what is known: [`Ledger`], its [`Evaluation`]s and [`Account`];
+//! - what is reported beside: [`Sensitivity`], [`jaccard`] and [`mean_agreement`];
+//! - around the search: [`calibration`], [`repair`], [`width`]; and [`Toy`] for examples and tests.
 
 mod agreement;
 pub mod calibration;

@@ -5,6 +5,17 @@ use pdtrim_core::{BlockId, BlockSet, PerStage};
 use crate::error::{Error, Result};
 
 /// The set that is searched, and what it means to the two stages.
+///
+/// ```
+/// use pdtrim_core::BlockSet;
+/// use pdtrim_search::Target;
+///
+/// let target = Target::Decode { prefill: BlockSet::from_indices(5, [1])?, nested: true };
+/// let stages = target.stages(&BlockSet::from_indices(5, [1, 3])?);
+/// assert_eq!(stages.prefill.to_indices(), [1]);
+/// assert_eq!(stages.decode.to_indices(), [1, 3]);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// P, with D = ∅.
@@ -57,6 +68,18 @@ impl Target {
 }
 
 /// A search problem that has a solution: exactly `count` blocks, the given ones among them, no protected one.
+///
+/// ```
+/// use pdtrim_core::BlockSet;
+/// use pdtrim_search::{Problem, Target};
+///
+/// // Two blocks of decode, among them prefill's; the first and the last stay.
+/// let target = Target::Decode { prefill: BlockSet::from_indices(5, [1])?, nested: true };
+/// let problem = Problem::new(target, &[0.5; 5], 2, true)?;
+/// let open = problem.choices(problem.given());
+/// assert_eq!(open.iter().map(|id| id.index()).collect::<Vec<_>>(), [2, 3]);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Problem {
     target: Target,

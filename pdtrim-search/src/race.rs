@@ -45,6 +45,16 @@ const FIRST_ROUND: usize = 4;
 /// differences are normal and their variances are drawn as stated; few units or heavy tails make that
 /// an approximation. Several races, one for each removed block say, err with at most the sum of their
 /// probabilities.
+///
+/// ```
+/// use pdtrim_search::{Racing, Sleb};
+///
+/// // Each removal is another than the full evaluation's with a probability of at most 1 %.
+/// let strategy = Sleb { racing: Racing::new(0.01, 7)? };
+/// assert_eq!(strategy.racing.error(), 0.01);
+/// assert!(Racing::new(1.0, 7).is_err());
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Racing {
     error: f64,

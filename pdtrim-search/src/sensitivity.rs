@@ -8,6 +8,15 @@ use crate::error::Result;
 use crate::ledger::Ledger;
 
 /// The stages from which a block is removed.
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_search::RemovedFrom;
+///
+/// let removed = RemovedFrom::Decode.stages(5, BlockId::new(3));
+/// assert!(removed.prefill.is_empty());
+/// assert_eq!(removed.decode.to_indices(), [3]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RemovedFrom {
@@ -55,6 +64,15 @@ impl RemovedFrom {
 }
 
 /// What a removal costs beside the dense model.
+///
+/// ```
+/// use pdtrim_search::CostChange;
+///
+/// // The same three windows, dense and without a block.
+/// let change = CostChange::paired(&[3.0, 4.0, 5.0], &[3.5, 4.5, 5.5]);
+/// assert_eq!((change.cost, change.rise), (4.5, 0.5));
+/// assert_eq!(change.standard_error, Some(0.0));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CostChange {
     /// The cost with it.
@@ -81,6 +99,16 @@ impl CostChange {
 }
 
 /// An objective's answer for every block and stage.
+///
+/// ```
+/// use pdtrim_search::{Ledger, Sensitivity, Toy};
+///
+/// let objective = Toy::new(vec![9.0, 2.0, 1.0]);
+/// let sensitivity = Sensitivity::measure(&mut Ledger::in_memory(&objective), &mut |_| {})?;
+/// let rises: Vec<f64> = sensitivity.blocks.iter().map(|block| block.decode.rise).collect();
+/// assert_eq!(rises, [9.0, 2.0, 1.0]);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sensitivity {
     /// Cost of the dense model.
@@ -90,6 +118,14 @@ pub struct Sensitivity {
 }
 
 /// The costs of removing one block.
+///
+/// ```
+/// use pdtrim_search::{BlockSensitivity, CostChange, RemovedFrom};
+///
+/// let change = |removed| CostChange::paired(&[3.0], &[removed]);
+/// let block = BlockSensitivity { prefill: change(3.5), decode: change(3.25), both: change(4.0) };
+/// assert_eq!(block.of(RemovedFrom::Decode).rise, 0.25);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BlockSensitivity {
     /// From prefill alone.

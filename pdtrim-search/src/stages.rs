@@ -8,6 +8,25 @@ use crate::problem::{Problem, Target};
 use crate::strategy::{Step, Strategy};
 
 /// What is asked of both stages.
+///
+/// ```
+/// use pdtrim_core::PerStage;
+/// use pdtrim_search::{Ledger, Sleb, StageProblem, Toy};
+///
+/// let objective = Toy::new(vec![9.0, 2.0, 1.0, 3.0, 9.0]);
+/// let problem = StageProblem {
+///     redundancy: &PerStage::both(vec![0.5; 5]),
+///     importance: None,
+///     counts: PerStage { prefill: 1, decode: 2 },
+///     nested: true,
+///     protect_ends: true,
+/// };
+/// let mut ledger = Ledger::in_memory(&objective);
+/// let removed = problem.search(&Sleb::default(), &mut ledger, &mut |_, _| {})?;
+/// assert_eq!(removed.prefill.to_indices(), [2]);
+/// assert_eq!(removed.decode.to_indices(), [1, 2]);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct StageProblem<'r> {
     /// Redundancy of each block in each stage; higher = more redundant.

@@ -6,6 +6,19 @@ use pdtrim_core::objective::{Objective, OnCost};
 use pdtrim_core::{BlockSet, Error, PerStage};
 
 /// Each removed block costs a fixed amount, in whichever stage it is removed: for examples and tests.
+///
+/// ```
+/// use std::ops::ControlFlow;
+///
+/// use pdtrim_core::objective::Objective;
+/// use pdtrim_core::{BlockSet, PerStage};
+/// use pdtrim_search::Toy;
+///
+/// let objective = Toy::new(vec![9.0, 2.0, 1.0]);
+/// let both = PerStage::both(BlockSet::from_indices(3, [1, 2])?);
+/// assert_eq!(objective.costs(&[both], &mut |_, _| ControlFlow::Continue(()))?, [3.0]);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Toy {
     costs: Vec<f64>,

@@ -19,6 +19,16 @@ use super::source::{Origin, PullEvent, SourceError, SourceSettings};
 use client::{HubRepo, Request};
 
 /// A model on the hub: `org/name[@revision]`, or one of its GGUF files: `org/name/file.gguf[@revision]`.
+///
+/// ```
+/// use pdtrim_core::checkpoint::hub::HubId;
+///
+/// let id = HubId::parse("org/name/model.Q4_0.gguf@v2")?;
+/// assert_eq!((id.repo(), id.file()), ("org/name", Some("model.Q4_0.gguf")));
+/// assert_eq!((id.revision(), HubId::parse("org/name")?.revision()), ("v2", "main"));
+/// assert!(HubId::parse("org/name/weights.bin").is_err());
+/// # Ok::<(), pdtrim_core::checkpoint::source::SourceError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubId {
     repo: String,
@@ -112,6 +122,19 @@ fn is_plain_path(text: &str) -> bool {
 }
 
 /// Where the hub is and who asks; what is `None` comes from the environment as `huggingface_hub` reads it.
+///
+/// ```
+/// use pdtrim_core::checkpoint::hub::HubSettings;
+/// use pdtrim_core::checkpoint::source::SourceSettings;
+///
+/// // A mirror; token and cache stay what the environment says.
+/// let hub = HubSettings {
+///     endpoint: Some("https://mirror.example".to_owned()),
+///     ..HubSettings::default()
+/// };
+/// let settings = SourceSettings { hub, ..SourceSettings::from_env() };
+/// assert!(settings.hub.token.is_none());
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct HubSettings {
     /// The hub's address; else `HF_ENDPOINT`.
@@ -132,6 +155,19 @@ pub struct HubSettings {
 /// [`SourceError::FileNotFound`], [`SourceError::AccessRefused`], [`SourceError::NotCached`] without network,
 /// [`SourceError::HubUnreachable`], [`SourceError::GgufOnly`], [`SourceError::NoWeights`], [`SourceError::BadIndex`],
 /// [`SourceError::WrongSize`], or [`SourceError::Hub`] for every other answer.
+///
+/// ```no_run
+/// use pdtrim_core::checkpoint::Checkpoint;
+/// use pdtrim_core::checkpoint::hub::{HubId, fetch};
+/// use pdtrim_core::checkpoint::source::SourceSettings;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let id = HubId::parse("HuggingFaceTB/SmolLM2-135M-Instruct")?;
+/// let folder = fetch(&id, &SourceSettings::from_env(), &mut |event| println!("{event:?}"))?;
+/// println!("{} blocks", Checkpoint::open(&folder)?.config().n_blocks);
+/// # Ok(())
+/// # }
+/// ```
 pub fn fetch(
     id: &HubId,
     settings: &SourceSettings,
@@ -190,6 +226,17 @@ pub(super) fn fetch_file_into(
 /// # Errors
 ///
 /// As [`fetch`].
+///
+/// ```no_run
+/// use pdtrim_core::checkpoint::hub::fetch_dataset_file;
+/// use pdtrim_core::checkpoint::source::{SourceError, SourceSettings};
+///
+/// let settings = SourceSettings::from_env();
+/// let file = "plain_text/validation/0000.parquet";
+/// let path = fetch_dataset_file("org/name", "main", file, &settings, &mut |_| ())?;
+/// println!("{}", path.display());
+/// # Ok::<(), SourceError>(())
+/// ```
 pub fn fetch_dataset_file(
     repo: &str,
     revision: &str,

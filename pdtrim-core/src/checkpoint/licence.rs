@@ -6,6 +6,20 @@ use super::{Checkpoint, Source};
 use crate::error::{Error, Result};
 
 /// A licence as a model card names it.
+///
+/// ```
+/// use pdtrim_core::testing::tiny_checkpoint;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let checkpoint = tiny_checkpoint(folder.path())?;
+/// assert_eq!(checkpoint.licence()?, None);
+///
+/// let card = "---\nlicense: apache-2.0\n---\n# A tiny model\n";
+/// std::fs::write(folder.path().join("README.md"), card).expect("a file");
+/// let licence = checkpoint.licence()?.expect("the card names one");
+/// assert_eq!((licence.id.as_str(), licence.found_in), ("apache-2.0", "README.md"));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Licence {
     /// Its identifier (`apache-2.0`, `llama3.2`), or `other`.

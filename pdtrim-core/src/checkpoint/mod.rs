@@ -47,6 +47,24 @@ use hf::HfFolder;
 use stamp::Stamp;
 
 /// A checkpoint on disk whose configuration was read and checked; weights are read when asked for.
+///
+/// ```
+/// use burn::tensor::{DType, Device};
+/// use pdtrim_core::Boundary;
+/// use pdtrim_core::checkpoint::Checkpoint;
+/// use pdtrim_core::pipeline::PdModel;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// # pdtrim_core::testing::tiny_checkpoint(folder.path())?;
+/// # let path = folder.path();
+/// let checkpoint = Checkpoint::open(path)?;
+/// let (model, tokenizer) = checkpoint.load_with_tokenizer(DType::F32, &Device::flex())?;
+/// let prompt = tokenizer.encode_prompt("Once upon")?;
+/// let stages = PdModel::dense(&model, Boundary::Prefill);
+/// let new = stages.generate_greedy(&prompt, 4, &checkpoint.config().eos_token_ids, |_| ())?;
+/// assert!(!new.tokens.is_empty());
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -64,6 +82,17 @@ enum Source {
 }
 
 /// One tensor of a checkpoint, as `pdtrim inspect` lists it.
+///
+/// ```
+/// use pdtrim_core::testing::tiny_checkpoint;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let tensors = tiny_checkpoint(folder.path())?.listing()?;
+/// let embedding = tensors.iter().find(|tensor| tensor.name == "model.embed_tokens.weight");
+/// let embedding = embedding.expect("every model has one");
+/// assert_eq!((embedding.shape.as_slice(), embedding.bytes), (&[256, 32][..], 4 * 256 * 32));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TensorListing {
     /// Hugging Face name.

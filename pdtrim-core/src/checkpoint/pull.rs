@@ -23,6 +23,14 @@ use crate::hash::hex;
 mod tests;
 
 /// A model that PDTrim knows by name.
+///
+/// ```
+/// use pdtrim_core::checkpoint::pull::named_model;
+///
+/// let model = named_model("smollm2-135m-instruct").expect("the model of the first run");
+/// assert_eq!(model.file, "SmolLM2-135M-Instruct.Q4_1.gguf");
+/// assert_eq!(model.sha256.len(), 64);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedModel {
     /// The name.
@@ -59,11 +67,24 @@ const MODELS: &[NamedModel] = &[NamedModel {
 }];
 
 /// The model called `name`, if PDTrim knows one.
+///
+/// ```
+/// use pdtrim_core::checkpoint::pull::named_model;
+///
+/// assert_eq!(named_model("smollm2-135m-instruct").map(|model| model.bytes), Some(98_362_432));
+/// assert!(named_model("another-model").is_none());
+/// ```
 pub fn named_model(name: &str) -> Option<&'static NamedModel> {
     MODELS.iter().find(|model| model.name == name)
 }
 
 /// The names of all models that PDTrim knows.
+///
+/// ```
+/// use pdtrim_core::checkpoint::pull::known_names;
+///
+/// assert_eq!(known_names(), ["smollm2-135m-instruct"]);
+/// ```
 pub fn known_names() -> Vec<&'static str> {
     MODELS.iter().map(|model| model.name).collect()
 }
@@ -75,6 +96,16 @@ pub fn known_names() -> Vec<&'static str> {
 /// [`SourceError::Unavailable`] with every source and its reason when none has the model,
 /// [`SourceError::NoCacheDir`] when there is no place to put it, and [`SourceError::Io`] when that place cannot be
 /// written.
+///
+/// ```no_run
+/// use pdtrim_core::checkpoint::pull::{named_model, pull};
+/// use pdtrim_core::checkpoint::source::{SourceError, SourceSettings};
+///
+/// let model = named_model("smollm2-135m-instruct").expect("a known name");
+/// let path = pull(model, &SourceSettings::from_env(), &mut |event| println!("{event:?}"))?;
+/// println!("{}", path.display());
+/// # Ok::<(), SourceError>(())
+/// ```
 pub fn pull(
     model: &NamedModel,
     settings: &SourceSettings,

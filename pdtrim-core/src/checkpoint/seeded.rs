@@ -28,6 +28,16 @@ pub const SHAPES: [&str; 4] = [
 /// # Errors
 ///
 /// [`Error::Choice`] for an unknown name.
+///
+/// ```
+/// use pdtrim_core::checkpoint::seeded::{SHAPES, shape};
+///
+/// for name in SHAPES {
+///     println!("{name}: {} parameters", shape(name)?.parameters());
+/// }
+/// assert_eq!(shape("llama-2-13b")?.n_blocks, 40);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn shape(name: &str) -> Result<ModelConfig> {
     // hidden, intermediate, blocks, heads, key and value heads, vocabulary, context, tied
     let (sizes, theta, tied_embeddings) = match name {
@@ -85,6 +95,18 @@ pub fn shape(name: &str) -> Result<ModelConfig> {
 /// # Errors
 ///
 /// [`Error::Io`] or [`Error::Safetensors`] if it cannot be written.
+///
+/// ```
+/// use burn::tensor::DType;
+/// use pdtrim_core::checkpoint::{Checkpoint, seeded};
+/// use pdtrim_core::testing::TinyModel;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let config = TinyModel::default().config;
+/// seeded::write(&config, 7, DType::BF16, folder.path())?;
+/// assert_eq!(Checkpoint::open(folder.path())?.config().hidden_size, config.hidden_size);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn write(config: &ModelConfig, seed: u64, dtype: DType, folder: &Path) -> Result<ExportReport> {
     let tensors = slots(config).into_iter().enumerate();
     let tensors = tensors.map(|(n, slot)| tensor(slot, mix(seed.wrapping_add(n as u64)), dtype));

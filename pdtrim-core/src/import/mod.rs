@@ -21,6 +21,23 @@ use crate::plan::{PLAN_VERSION, Plan, PlanFile, PlanModel, Repair};
 use crate::stage::{Boundary, KvFill, PerStage};
 
 /// One set of removed blocks, as a file of another tool names them.
+///
+/// ```
+/// use pdtrim_core::import::BlockSource;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let path = folder.path().join("merge.yml");
+/// std::fs::write(&path, "
+/// merge_method: passthrough
+/// slices:
+/// - sources: [{model: org/base, layer_range: [0, 2]}]
+/// - sources: [{model: org/base, layer_range: [3, 5]}]
+/// ").expect("a file");
+/// let source = BlockSource::read(&path, 5)?;
+/// assert_eq!(source.removed.to_indices(), [2]);
+/// assert_eq!((source.method, source.model.as_deref()), ("mergekit", Some("org/base")));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockSource {
     /// The blocks.
@@ -58,6 +75,21 @@ impl BlockSource {
 /// # Errors
 ///
 /// As [`Plan::new`].
+///
+/// ```
+/// use pdtrim_core::plan::PlanModel;
+/// use pdtrim_core::{BlockSet, KvFill, PerStage, import};
+///
+/// // Only prefill is without block 1.
+/// let model = PlanModel { name: "tiny".to_owned(), hash: "sha256:00".to_owned(), blocks: 5 };
+/// let removed = PerStage {
+///     prefill: BlockSet::from_indices(5, [1])?,
+///     decode: BlockSet::empty(5),
+/// };
+/// let plan = import::plan(model, "manual", &removed, Vec::new())?;
+/// assert_eq!(plan.kv_fill(), KvFill::Project);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn plan(
     model: PlanModel,
     method: &str,

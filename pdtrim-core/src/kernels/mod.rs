@@ -124,6 +124,17 @@ pub(crate) fn attention_with_empty_places(
 }
 
 /// What a row of logits says of the token that came next.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use pdtrim_core::token_scores;
+///
+/// let logits = Tensor::<2>::from_data([[0.0, 0.0], [3.0, 0.0]], &Device::flex());
+/// let scores = token_scores(logits, &[1, 0]);
+/// assert!((scores[0].logprob - 0.5_f32.ln()).abs() < 1e-6);
+/// // Of equal logits the first is the greedy choice.
+/// assert!(!scores[0].greedy && scores[1].greedy);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TokenScore {
     /// Natural log of the token's probability.
@@ -137,6 +148,16 @@ pub struct TokenScore {
 /// # Panics
 ///
 /// Panics if there is not one target for each row.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use pdtrim_core::token_scores;
+///
+/// // Three to one.
+/// let logits = Tensor::<2>::from_data([[3.0_f32.ln(), 0.0]], &Device::flex());
+/// let score = token_scores(logits, &[0])[0];
+/// assert!((score.logprob - 0.75_f32.ln()).abs() < 1e-6 && score.greedy);
+/// ```
 pub fn token_scores(logits: Tensor<2>, targets: &[u32]) -> Vec<TokenScore> {
     assert_eq!(
         logits.dims()[0],
@@ -164,6 +185,14 @@ pub(crate) fn scored_logits(rows: Tensor<2>, head: Tensor<2>, targets: &[u32]) -
 /// # Panics
 ///
 /// Never: ids are integers.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use pdtrim_core::greedy_tokens;
+///
+/// let logits = Tensor::<2>::from_data([[0.0, 2.0, 1.0], [3.0, 3.0, 0.0]], &Device::flex());
+/// assert_eq!(greedy_tokens(logits), [1, 0]);
+/// ```
 pub fn greedy_tokens(logits: Tensor<2>) -> Vec<u32> {
     if is_flex_f32(&logits) {
         return rows::greedy_tokens(&flex(logits));

@@ -12,6 +12,16 @@ use crate::config::ModelConfig;
 use crate::kernels;
 
 /// Grouped-query attention: `n_heads / n_kv_heads` query heads share a key and value head.
+///
+/// ```
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let model = TinyModel::default().build();
+/// let attention = &model.weights().layers[0].self_attn;
+/// // Four query heads of width 8, and half as many key heads.
+/// assert_eq!(attention.q_proj.weight.val().dims(), [32, 32]);
+/// assert_eq!(attention.k_proj.weight.val().dims(), [16, 32]);
+/// ```
 #[derive(Module, Debug)]
 pub struct Attention {
     /// `[n_heads * head_dim, hidden]`.

@@ -13,6 +13,15 @@ use crate::config::ModelConfig;
 use crate::kernels;
 
 /// Gated MLP: `down(silu(gate(x)) * up(x))`.
+///
+/// ```
+/// use burn::module::Module;
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let model = TinyModel::default().build();
+/// let mlp = &model.weights().layers[0].mlp;
+/// assert_eq!(mlp.num_params(), 3 * 32 * 48);
+/// ```
 #[derive(Module, Debug)]
 pub struct Mlp {
     /// `[intermediate, hidden]`.
@@ -57,6 +66,15 @@ impl Mlp {
 }
 
 /// One transformer block.
+///
+/// ```
+/// use burn::module::Module;
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let model = TinyModel::default().build();
+/// let block = &model.weights().layers[0];
+/// assert_eq!(block.num_params(), model.config().block_parameters());
+/// ```
 #[derive(Module, Debug)]
 pub struct Block {
     /// Norm before attention.

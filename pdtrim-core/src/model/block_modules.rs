@@ -9,11 +9,38 @@ use super::BlockModel;
 use crate::block::BlockId;
 
 /// Weights of a block in f32, by their path in the module that the block is.
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::model::{BlockModules, BlockWeights, block_weights};
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let model = TinyModel::default().build();
+/// let weights: BlockWeights = block_weights(&model.block_module(BlockId::new(0)));
+/// assert_eq!(weights["input_layernorm.weight"].shape().to_vec(), [32]);
+/// ```
 pub type BlockWeights = BTreeMap<String, TensorData>;
 
 /// A model whose blocks are modules that can be taken out and put back with other weights.
 ///
 /// A distilling repair asks for this; everything else is content with [`BlockModel`].
+///
+/// ```
+/// use std::collections::BTreeMap;
+///
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::model::{BlockModules, Llama};
+/// use pdtrim_core::testing::TinyModel;
+///
+/// // Block 1 runs with block 0's weights; all others are shared.
+/// let model = TinyModel::default().build();
+/// let first = model.block_module(BlockId::new(0));
+/// let changed = model.with_block_modules(&BTreeMap::from([(BlockId::new(1), first)]));
+/// // A repair must not touch what decode's keys and values depend on.
+/// assert!(Llama::makes_kv("self_attn.k_proj.weight"));
+/// assert!(!Llama::makes_kv("mlp.down_proj.weight"));
+/// # let _ = changed;
+/// ```
 pub trait BlockModules: BlockModel + Sized {
     /// A block. Its parameters' paths are the names of the weights.
     type Block: Module;
@@ -36,6 +63,16 @@ pub trait BlockModules: BlockModel + Sized {
 /// # Panics
 ///
 /// Panics if a tensor cannot be read from its device.
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::model::{BlockModules, block_weights};
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let model = TinyModel::default().build();
+/// let names: Vec<String> = block_weights(&model.block_module(BlockId::new(0))).into_keys().collect();
+/// assert!(names.contains(&"self_attn.q_proj.weight".to_owned()) && names.len() == 9);
+/// ```
 pub fn block_weights<B: Module>(block: &B) -> BlockWeights {
     let mut reader = Reader::default();
     block.visit(&mut reader);
@@ -43,6 +80,17 @@ pub fn block_weights<B: Module>(block: &B) -> BlockWeights {
 }
 
 /// `block` with the `weights` that it has a place for, in the element type of those that they replace.
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::model::{BlockModules, block_weights, with_weights};
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let model = TinyModel::default().build();
+/// let [first, second] = [0, 1].map(|id| model.block_module(BlockId::new(id)));
+/// let weights = block_weights(&second);
+/// assert_eq!(block_weights(&with_weights(first, &weights)), weights);
+/// ```
 pub fn with_weights<B: Module>(block: B, weights: &BlockWeights) -> B {
     block.map(&mut Writer {
         path: Vec::new(),

@@ -27,6 +27,19 @@ use crate::width::StageWidths;
 ///
 /// Burn's own `nn::RmsNorm` computes the same; this one keeps the checkpoint's parameter name and
 /// reaches the fused CPU kernel.
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use pdtrim_core::model::BlockModel;
+/// use pdtrim_core::testing::TinyModel;
+///
+/// // A norm takes away the scale of its rows.
+/// let model = TinyModel::default().build();
+/// let norm = &model.weights().norm;
+/// let rows = Tensor::<2>::ones([1, 32], model.device());
+/// let apart = norm.forward(rows.clone() * 50) - norm.forward(rows);
+/// assert!(apart.abs().max().into_scalar::<f32>() < 1e-4);
+/// ```
 #[derive(Module, Debug)]
 pub struct RmsNorm {
     /// Scale of each feature, `[hidden]`.
@@ -53,6 +66,16 @@ impl RmsNorm {
 /// Burn's own `nn::Linear` holds `[in, out]`. Here weights stay as a checkpoint has them, so that a
 /// mapped file is used where it lies, and so that a single row is multiplied by reading them once in
 /// order.
+///
+/// ```
+/// use pdtrim_core::testing::TinyModel;
+///
+/// // From the MLP's 48 channels to the 32 of the residual stream, without a bias.
+/// let model = TinyModel::default().build();
+/// let down = &model.weights().layers[0].mlp.down_proj;
+/// assert_eq!(down.weight.val().dims(), [32, 48]);
+/// assert!(down.bias.is_none());
+/// ```
 #[derive(Module, Debug)]
 pub struct Projection {
     /// `[out, in]`, as in a Hugging Face checkpoint.
@@ -93,6 +116,20 @@ impl Projection {
 
 /// The weights of a Llama-family model as a Burn module; its parameter paths are the checkpoint's
 /// tensor names without `model.`.
+///
+/// ```
+/// use burn::module::Module;
+/// use burn::tensor::Device;
+/// use pdtrim_core::config::Architecture;
+/// use pdtrim_core::model::{Llama, LlamaWeights};
+/// use pdtrim_core::testing::tiny_config;
+///
+/// let (config, device) = (tiny_config(Architecture::Mistral), Device::flex());
+/// let weights = LlamaWeights::init(&config, &device);
+/// assert_eq!(weights.num_params(), config.parameters());
+/// let model = Llama::new(config, weights, &device);
+/// # let _ = model;
+/// ```
 #[derive(Module, Debug)]
 pub struct LlamaWeights {
     /// Token embedding, `[vocab_size, hidden]`.
@@ -125,6 +162,18 @@ impl LlamaWeights {
 }
 
 /// A Llama-family model, ready to run.
+///
+/// ```
+/// use burn::tensor::{DType, Device};
+/// use pdtrim_core::model::BlockModel;
+/// use pdtrim_core::testing::tiny_checkpoint;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let model = tiny_checkpoint(folder.path())?.load(DType::BF16, &Device::flex())?;
+/// assert_eq!(model.dtype(), DType::BF16);
+/// assert_eq!(model.weights().layers.len(), model.config().n_blocks);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Llama {
     config: ModelConfig,

@@ -25,8 +25,7 @@ pub use gradients::{BlockGradients, FollowedBlock};
 pub(crate) use llama::onnx;
 pub use llama::{Llama, LlamaWeights, Projection, RmsNorm};
 pub use mlp_output::{DownProjs, MlpOutput, MlpStep};
-pub use rope::Angles;
-pub(crate) use rope::{frequency_divisors, llama3_from_factors};
+pub(crate) use rope::{Angles, frequency_divisors, llama3_from_factors};
 pub use width::{OutputInputs, OutputLayers, WidthModel};
 pub(crate) use width::{check_groups, hand_groups};
 
@@ -37,6 +36,15 @@ use crate::kernels::{TokenScore, token_scores};
 use crate::stage::PerStage;
 
 /// The sizes of a model that the stages need to know.
+///
+/// ```
+/// use pdtrim_core::model::BlockModel;
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let dims = TinyModel::default().build().dims();
+/// // Elements of keys and values that one position takes in all blocks.
+/// assert_eq!(2 * dims.n_blocks * dims.n_kv_heads * dims.head_dim, 160);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelDims {
     /// Number of transformer blocks.
@@ -52,6 +60,26 @@ pub struct ModelDims {
 }
 
 /// New positions of one text among those that go through a block together.
+///
+/// ```
+/// use burn::tensor::Tensor;
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::cache::{BlockCache, TokenPosition};
+/// use pdtrim_core::model::{BlockModel, Segment};
+/// use pdtrim_core::testing::TinyModel;
+///
+/// // Three tokens of one text and one of another, in one pass through a block.
+/// let model = TinyModel::default().build();
+/// let mut caches = [3, 1].map(BlockCache::with_capacity);
+/// let segments = caches.iter_mut().zip([3, 1]);
+/// let mut segments: Vec<_> = segments
+///     .map(|(cache, tokens)| Segment { tokens, start: TokenPosition(0), cache })
+///     .collect();
+/// let rows = Tensor::ones([4, 32], model.device());
+/// let out = model.run_segments(BlockId::new(0), rows, &mut segments);
+/// assert_eq!(out.dims(), [4, 32]);
+/// assert_eq!(caches[0].len(), 3);
+/// ```
 #[derive(Debug)]
 pub struct Segment<'c> {
     /// Number of new positions.
@@ -66,6 +94,30 @@ pub struct Segment<'c> {
 ///
 /// A block is addressed by its depth in the dense model. Hidden states are `[batch, seq, hidden]`,
 /// keys and values `[batch, seq, n_kv_heads, head_dim]`.
+///
+/// ```
+/// use pdtrim_core::cache::{BlockCache, TokenPosition};
+/// use pdtrim_core::model::{BlockModel, token_tensor};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockId, Result, greedy_tokens};
+///
+/// /// The likeliest token after `prompt`, without one of the blocks.
+/// fn next(model: &dyn BlockModel, prompt: &[u32], without: BlockId) -> Result<u32> {
+///     let start = TokenPosition(0);
+///     let mut hidden = model.embed(token_tensor(model, &[prompt])?, start);
+///     for id in (0..model.dims().n_blocks).map(BlockId::new).filter(|&id| id != without) {
+///         let mut cache = BlockCache::with_capacity(prompt.len());
+///         hidden = model.run_block(id, hidden, start, &mut cache);
+///     }
+///     let [_, seq, width] = hidden.dims();
+///     let last = hidden.narrow(1, seq - 1, 1).reshape([1, width]);
+///     Ok(greedy_tokens(model.logits(last))[0])
+/// }
+///
+/// let model = TinyModel::default().build();
+/// assert!(next(&model, &[1, 2, 3], BlockId::new(2))? < 96);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub trait BlockModel: Send + Sync {
     /// Sizes.
     fn dims(&self) -> ModelDims;
@@ -164,6 +216,18 @@ pub(crate) fn stage_dims(models: PerStage<&dyn BlockModel>) -> Result<ModelDims>
 /// # Errors
 ///
 /// [`Error::RaggedBatch`], [`Error::NoTokens`] or [`Error::TokenOutOfRange`].
+///
+/// ```
+/// use pdtrim_core::Error;
+/// use pdtrim_core::model::token_tensor;
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let model = TinyModel::default().build();
+/// assert_eq!(token_tensor(&model, &[[1, 2, 3], [4, 5, 6]])?.dims(), [2, 3]);
+/// let refused = token_tensor(&model, &[[1, 96]]).unwrap_err();
+/// assert!(matches!(refused, Error::TokenOutOfRange { token: 96, vocab_size: 96 }));
+/// # Ok::<(), Error>(())
+/// ```
 pub fn token_tensor<R: AsRef<[u32]>>(model: &dyn BlockModel, rows: &[R]) -> Result<Tensor<2, Int>> {
     let Some(seq) = rows
         .first()

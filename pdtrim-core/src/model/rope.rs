@@ -10,11 +10,11 @@ use crate::config::{ModelConfig, RopeScaling};
 
 /// Cosines and sines of consecutive positions, each `[seq, head_dim / 2]` in f32.
 #[derive(Clone, Debug)]
-pub struct Angles {
+pub(crate) struct Angles {
     /// Cosines.
-    pub cos: Tensor<2>,
+    pub(crate) cos: Tensor<2>,
     /// Sines.
-    pub sin: Tensor<2>,
+    pub(crate) sin: Tensor<2>,
 }
 
 /// Angles computed so far, from position 0 on; grows by doubling, so that a model with a context of

@@ -13,6 +13,22 @@ use crate::stage::{PerStage, Stage};
 use crate::width::{BlockBiases, RemovedWidth, StageBiases, StageWidths};
 
 /// What enters the output layers of a block's attention and of its MLP.
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::cache::{BlockCache, TokenPosition};
+/// use pdtrim_core::model::{BlockModel, WidthModel, token_tensor};
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let model = TinyModel::default().build();
+/// let start = TokenPosition(0);
+/// let hidden = model.embed(token_tensor(&model, &[[1, 2, 3]])?, start);
+/// let mut cache = BlockCache::with_capacity(3);
+/// let (_, inputs) = model.run_observed(BlockId::new(0), hidden, start, &mut cache);
+/// assert_eq!(inputs.attention.dims(), [3, 32]);
+/// assert_eq!(inputs.mlp.dims(), [3, 48]);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct OutputInputs {
     /// `[rows, n_heads * head_dim]`, head group by head group.
@@ -22,6 +38,16 @@ pub struct OutputInputs {
 }
 
 /// Weights of the output layers of a block's attention and of its MLP.
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::model::WidthModel;
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let layers = TinyModel::default().build().output_layers(BlockId::new(0));
+/// assert_eq!(layers.attention.dims(), [32, 32]);
+/// assert_eq!(layers.mlp.dims(), [32, 48]);
+/// ```
 #[derive(Clone, Debug)]
 pub struct OutputLayers {
     /// `[hidden, n_heads * head_dim]`.
@@ -32,6 +58,20 @@ pub struct OutputLayers {
 
 /// A model of blocks of grouped-query attention and gated MLPs that can do without head groups and MLP
 /// channels.
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::model::{BlockModel, WidthModel};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::width::{RemovedWidth, StageBiases, StageWidths};
+///
+/// let model = TinyModel::default().build();
+/// let channels = RemovedWidth { channels: "0-11".parse()?, ..RemovedWidth::default() };
+/// let removed = StageWidths::from([(BlockId::new(1), channels)]);
+/// let narrow = model.narrowed(&removed, &StageBiases::new());
+/// assert_eq!(narrow.output_layers(BlockId::new(1)).mlp.dims(), [32, 36]);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub trait WidthModel: BlockModel {
     /// As [`run_block`](BlockModel::run_block), with what enters the block's two output layers.
     fn run_observed(

@@ -25,6 +25,22 @@ use crate::stage::{Boundary, PerStage, Stage};
 /// # Panics
 ///
 /// Panics if the model reads its blocks one at a time.
+///
+/// ```
+/// use pdtrim_core::objective::{Calibration, coupled_importance};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockId, Boundary, PerStage, Stage};
+///
+/// let model = TinyModel::default().build();
+/// let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// let (boundary, removed) = (Boundary::Prefill, PerStage::dense(5));
+/// let stages = [Stage::Prefill, Stage::Decode];
+/// let scores = coupled_importance(&model, &calibration, boundary, &removed, &stages)?;
+/// // Two head groups and 48 channels.
+/// let block = &scores[&BlockId::new(0)];
+/// assert_eq!((block.attention.len(), block.mlp.len()), (2, 48));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn coupled_importance(
     model: &Llama,
     calibration: &Calibration,

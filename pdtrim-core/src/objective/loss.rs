@@ -1,13 +1,13 @@
 //! J(P, D) of a model on calibration windows.
 
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+mod transfers;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::divergence::DenseRows;
 use super::stream::{Passage, Split, Stream, last_position};
 use super::sweep::{Report, Sweep};
-use super::{Calibration, DistilledPairs, Objective, OnCost, OnUnitCosts, mean_cost};
+use super::{Calibration, DistilledPairs, Objective, OnCost, OnUnitCosts, Rows, mean_cost};
 use crate::block::{BlockId, BlockSet};
 use crate::cache::{BlockCache, KvCache};
 use crate::error::{Error, Result};
@@ -15,17 +15,9 @@ use crate::model::{BlockModel, stage_dims};
 use crate::pipeline::{CacheTransfer, SendAll};
 use crate::stage::{Boundary, PerStage, Stage};
 use burn::tensor::{Device, Tensor};
+use transfers::Received;
 
-/// Which tokens' loss counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Rows {
-    /// The continuation's, under the PD forward pass.
-    #[default]
-    Continuation,
-    /// Every token of the window after its first, in one pass through the blocks that decode keeps:
-    /// what SLEB and one-machine pruning measure.
-    All,
-}
+pub use transfers::TransferCandidate;
 
 /// What is measured of the predictions where windows leave the last block.
 pub(super) enum Measure {
@@ -33,15 +25,6 @@ pub(super) enum Measure {
     Loss,
     /// How far they are from the dense model's.
     Divergence(DenseRows),
-}
-
-/// A transfer to measure, and the blocks that it treats differently from the base.
-#[derive(Clone)]
-pub struct TransferCandidate<'t> {
-    /// The transfer.
-    pub transfer: &'t dyn CacheTransfer,
-    /// Of all others it makes the same as the base.
-    pub differs_in: BlockSet,
 }
 
 /// What decode is without, and what it receives.
@@ -74,6 +57,28 @@ pub(super) struct PromptGroup {
 ///
 /// Blocks that only prefill removes keep giving their keys and values (`kv_fill = "project"`), since
 /// prefill is searched with D = ∅.
+///
+/// ```
+/// use std::ops::ControlFlow;
+///
+/// use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Rows};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockSet, Boundary, PerStage};
+///
+/// let model = TinyModel::default().build();
+/// let calibration = Calibration::new(vec![(1..17).collect(), (40..56).collect()], 12)?;
+/// let loss = CalibrationLoss::new(&model, &calibration, Rows::Continuation, Boundary::Prefill);
+/// // Each block in turn, removed from decode alone.
+/// let candidates: Vec<_> = (0..5)
+///     .map(|block| Ok(PerStage {
+///         prefill: BlockSet::empty(5),
+///         decode: BlockSet::from_indices(5, [block])?,
+///     }))
+///     .collect::<pdtrim_core::Result<_>>()?;
+/// let costs = loss.costs(&candidates, &mut |_, _| ControlFlow::Continue(()))?;
+/// assert!(costs.iter().all(|cost| cost.is_finite()));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub struct CalibrationLoss<'a> {
     pub(super) models: PerStage<&'a dyn BlockModel>,
     pub(super) calibration: &'a Calibration,
@@ -151,74 +156,6 @@ impl<'a> CalibrationLoss<'a> {
     /// The windows.
     pub fn calibration(&self) -> &'a Calibration {
         self.calibration
-    }
-
-    /// J with `removed` and what `transfer` lets through. Prefill is run once for each P.
-    ///
-    /// # Errors
-    ///
-    /// What evaluating can fail with: a window longer than the context, a token out of range, the transfer.
-    pub fn cost_with(
-        &self,
-        removed: &PerStage<BlockSet>,
-        transfer: &dyn CacheTransfer,
-    ) -> Result<f64> {
-        let whole = TransferCandidate {
-            transfer,
-            differs_in: BlockSet::empty(self.depth()),
-        };
-        let costs = self.transfer_costs(removed, transfer, &[whole], &mut |_, _| {
-            ControlFlow::Continue(())
-        })?;
-        Ok(costs[0])
-    }
-
-    /// J with `removed` and what each candidate lets through. Blocks before the first in which a
-    /// candidate differs from `base` are run once for all, and what `base` makes of a block's keys and
-    /// values is made once for all that do not differ there.
-    ///
-    /// # Errors
-    ///
-    /// As [`cost_with`](Self::cost_with), and [`Error::Stopped`] if `on_cost` broke off.
-    pub fn transfer_costs(
-        &self,
-        removed: &PerStage<BlockSet>,
-        base: &dyn CacheTransfer,
-        candidates: &[TransferCandidate<'_>],
-        on_cost: &mut OnCost<'_>,
-    ) -> Result<Vec<f64>> {
-        let costs = self.transfer_window_costs(removed, base, candidates, &mut |n, costs| {
-            on_cost(n, mean_cost(costs))
-        })?;
-        Ok(costs.iter().map(|costs| mean_cost(costs)).collect())
-    }
-
-    /// As [`transfer_costs`](Self::transfer_costs), on each window: `[candidate][window]`.
-    ///
-    /// # Errors
-    ///
-    /// As [`transfer_costs`](Self::transfer_costs).
-    pub fn transfer_window_costs(
-        &self,
-        removed: &PerStage<BlockSet>,
-        base: &dyn CacheTransfer,
-        candidates: &[TransferCandidate<'_>],
-        on_costs: &mut OnUnitCosts<'_>,
-    ) -> Result<Vec<Vec<f64>>> {
-        self.check_length()?;
-        let choices = candidates.iter().map(|candidate| DecodeChoice {
-            decode: &removed.decode,
-            transfer: candidate.transfer,
-            own: &candidate.differs_in,
-        });
-        let choices: Vec<_> = choices.collect();
-        self.decode_costs(
-            &removed.prefill,
-            base,
-            &choices,
-            &self.all_units(),
-            &Report::new(on_costs),
-        )
     }
 
     pub(super) fn all_units(&self) -> Vec<usize> {
@@ -521,36 +458,6 @@ fn first_in_one(a: &BlockSet, b: &BlockSet) -> usize {
     let differs = [a.difference(b), b.difference(a)];
     let first = differs.iter().filter_map(|set| set.iter().next()).min();
     first.map_or(a.depth(), BlockId::index)
-}
-
-/// What the base's transfer made of keys and values, by group of windows and block.
-#[derive(Default)]
-struct Received {
-    known: Mutex<BTreeMap<(usize, BlockId), BlockCache>>,
-}
-
-impl Received {
-    /// What decode receives of `cache`.
-    fn block(
-        &self,
-        place: (usize, BlockId),
-        cache: &BlockCache,
-        choice: &DecodeChoice<'_>,
-        base: &dyn CacheTransfer,
-    ) -> Result<BlockCache> {
-        let id = place.1;
-        if choice.own.contains(id) {
-            return Ok(choice.transfer.transfer(id, cache.clone())?.cache);
-        }
-        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(received) = known().get(&place) {
-            return Ok(received.clone());
-        }
-        // Not under the lock: a transfer may run on the threads that wait for it.
-        let received = base.transfer(id, cache.clone())?.cache;
-        known().insert(place, received.clone());
-        Ok(received)
-    }
 }
 
 /// Windows in a group whose prompt was run before.

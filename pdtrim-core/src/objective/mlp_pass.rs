@@ -15,15 +15,64 @@ use crate::model::{BlockModel, MlpOutput, MlpStep};
 use crate::stage::{Boundary, PerStage, Stage};
 
 /// Hidden states `[batch, seq, hidden]` that leave a block, group by group of windows.
+///
+/// ```
+/// # use pdtrim_core::objective::{Calibration, MlpPass};
+/// # use pdtrim_core::testing::TinyModel;
+/// # let model = TinyModel::default().build();
+/// # let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// use pdtrim_core::objective::StatesAfter;
+/// use pdtrim_core::{BlockId, BlockSet, Boundary, PerStage};
+///
+/// let pass = MlpPass::new(&model, &calibration, Boundary::Decode);
+/// let after = PerStage::both(BlockSet::from_indices(5, [0, 4])?);
+/// let states: StatesAfter = pass.dense_states(&after)?.decode;
+/// // Decode's rows are the last prompt token and the continuation's four.
+/// assert_eq!(states[&BlockId::new(4)][0].dims(), [1, 5, 32]);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub type StatesAfter = BTreeMap<BlockId, Vec<Tensor<3>>>;
 
 /// Called with a stage, a block that it keeps and what the block's MLP adds for each group of windows;
 /// answers with the matrix `[hidden, hidden]` that the MLP's output is to be multiplied with, if any.
+///
+/// ```
+/// use pdtrim_core::objective::{Calibration, MapMlp, MlpPass};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockSet, Boundary, Error, PerStage};
+///
+/// let model = TinyModel::default().build();
+/// let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// let pass = MlpPass::new(&model, &calibration, Boundary::Prefill);
+/// // Looks on and changes nothing.
+/// let mut heard = Vec::new();
+/// let map: &mut MapMlp<'_, Error> = &mut |stage, id, _steps| {
+///     heard.push((stage, id.index()));
+///     Ok(None)
+/// };
+/// pass.run_mapped(&PerStage::dense(5), &PerStage::both(BlockSet::from_indices(5, [3])?), map)?;
+/// assert_eq!(heard.len(), 2);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub type MapMlp<'f, E> =
     dyn FnMut(Stage, BlockId, &[MlpStep]) -> Result<Option<Tensor<2>>, E> + Send + 'f;
 
 /// Calibration windows on their way through both stages of a model, block by block. Prefill's rows are
 /// the prompts', decode's the continuations', on the keys and values that prefill made.
+///
+/// ```
+/// use pdtrim_core::objective::{Calibration, MlpPass};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockId, BlockSet, Boundary, PerStage};
+///
+/// let model = TinyModel::default().build();
+/// let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// let pass = MlpPass::new(&model, &calibration, Boundary::Prefill);
+/// let states = pass.dense_states(&PerStage::both(BlockSet::from_indices(5, [2])?))?;
+/// // One group of windows: 12 prompt tokens of one window, 32 features.
+/// assert_eq!(states.prefill[&BlockId::new(2)][0].dims(), [1, 12, 32]);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub struct MlpPass<'a> {
     model: &'a dyn MlpOutput,
     calibration: &'a Calibration,

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::stage::PerStage;
 
 pub use coupled::coupled_importance;
-pub use loss::{CalibrationLoss, Rows, TransferCandidate};
+pub use loss::{CalibrationLoss, TransferCandidate};
 pub use mlp_pass::{MapMlp, MlpPass, StatesAfter};
 pub use pairs::DistilledPairs;
 pub use profile::{AttentionProfile, PairRedundancy, Redundancy};
@@ -32,10 +32,39 @@ pub use width_pass::{
 };
 
 /// Called with a candidate's index and cost as soon as it is known; [`ControlFlow::Break`] stops the rest.
+///
+/// ```
+/// use std::ops::ControlFlow;
+///
+/// use pdtrim_core::objective::OnCost;
+///
+/// let mut known = Vec::new();
+/// let on_cost: &mut OnCost<'_> = &mut |candidate, cost| {
+///     known.push((candidate, cost));
+///     ControlFlow::Continue(())
+/// };
+/// assert!(on_cost(0, 3.25).is_continue());
+/// assert_eq!(known, [(0, 3.25)]);
+/// ```
 pub type OnCost<'a> = dyn FnMut(usize, f64) -> ControlFlow<()> + Send + 'a;
 
 /// Called with a candidate's index and its costs on the asked units as soon as they are known;
 /// [`ControlFlow::Break`] stops the rest.
+///
+/// ```
+/// use std::ops::ControlFlow;
+///
+/// use pdtrim_core::objective::OnUnitCosts;
+///
+/// // Stops as soon as a candidate is worse than 4 on average.
+/// let on_costs: &mut OnUnitCosts<'_> = &mut |_, costs| {
+///     if costs.iter().sum::<f64>() > 4.0 * costs.len() as f64 {
+///         return ControlFlow::Break(());
+///     }
+///     ControlFlow::Continue(())
+/// };
+/// assert!(on_costs(0, &[3.0, 6.0]).is_break());
+/// ```
 pub type OnUnitCosts<'a> = dyn FnMut(usize, &[f64]) -> ControlFlow<()> + Send + 'a;
 
 /// Costs are multiples of this, so that a run on more threads decides the same.
@@ -43,12 +72,52 @@ pub const COST_RESOLUTION: f64 = 1e-6;
 
 /// What a candidate costs whose costs on all units are these: their mean, summed in the order given
 /// and rounded to [`COST_RESOLUTION`].
+///
+/// ```
+/// assert_eq!(pdtrim_core::objective::mean_cost(&[3.0, 3.5]), 3.25);
+/// ```
 pub fn mean_cost(unit_costs: &[f64]) -> f64 {
     let mean = unit_costs.iter().sum::<f64>() / unit_costs.len() as f64;
     (mean * 1e6).round() / 1e6
 }
 
 /// Something that a choice of removed blocks costs; lower is better.
+///
+/// ```
+/// use std::ops::ControlFlow;
+///
+/// use pdtrim_core::objective::{Objective, OnCost};
+/// use pdtrim_core::{BlockSet, Error, PerStage, Result};
+///
+/// /// Every removed block costs 1, in decode half as much.
+/// struct PerBlock;
+///
+/// impl Objective for PerBlock {
+///     fn depth(&self) -> usize {
+///         5
+///     }
+///
+///     fn costs(
+///         &self,
+///         candidates: &[PerStage<BlockSet>],
+///         on_cost: &mut OnCost<'_>,
+///     ) -> Result<Vec<f64>> {
+///         let mut costs = Vec::new();
+///         for (n, removed) in candidates.iter().enumerate() {
+///             costs.push(removed.prefill.len() as f64 + 0.5 * removed.decode.len() as f64);
+///             if on_cost(n, costs[n]).is_break() {
+///                 return Err(Error::Stopped);
+///             }
+///         }
+///         Ok(costs)
+///     }
+/// }
+///
+/// let both = PerStage::both(BlockSet::from_indices(5, [1, 2])?);
+/// let costs = PerBlock.costs(&[both], &mut |_, _| ControlFlow::Continue(()))?;
+/// assert_eq!(costs, [3.0]);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub trait Objective: Sync {
     /// Number of blocks of the model.
     fn depth(&self) -> usize;
@@ -93,7 +162,49 @@ pub trait Objective: Sync {
     }
 }
 
+/// Which tokens' loss counts.
+///
+/// ```
+/// use std::ops::ControlFlow;
+///
+/// use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Rows};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{Boundary, PerStage};
+///
+/// let model = TinyModel::default().build();
+/// let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// let dense = |rows| {
+///     let loss = CalibrationLoss::new(&model, &calibration, rows, Boundary::Prefill);
+///     loss.costs(&[PerStage::dense(5)], &mut |_, _| ControlFlow::Continue(()))
+/// };
+/// // The mean over 4 tokens, and over 15.
+/// assert_ne!(dense(Rows::Continuation)?, dense(Rows::All)?);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rows {
+    /// The continuation's, under the PD forward pass.
+    #[default]
+    Continuation,
+    /// Every token of the window after its first, in one pass through the blocks that decode keeps:
+    /// what SLEB and one-machine pruning measure.
+    All,
+}
+
 /// Where windows are cut from a text.
+///
+/// ```
+/// use pdtrim_core::objective::{Calibration, Placement};
+///
+/// let tokens: Vec<u32> = (0..100).collect();
+/// let starts = |placement| {
+///     let calibration = Calibration::from_tokens("numbers", &tokens, 3, 20, placement)?;
+///     Ok::<_, pdtrim_core::Error>([0, 1, 2].map(|n| calibration.windows()[n][0]))
+/// };
+/// assert_eq!(starts(Placement::Contiguous)?, [0, 20, 40]);
+/// assert_eq!(starts(Placement::Spread)?, [0, 33, 66]);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
     /// One after the other from the start.
@@ -103,6 +214,19 @@ pub enum Placement {
 }
 
 /// Token windows on which importance and loss are measured; each splits into a prompt and a continuation.
+///
+/// ```
+/// use pdtrim_core::objective::{Calibration, Placement};
+///
+/// let text: Vec<u32> = (0..64).collect();
+/// let calibration = Calibration::from_tokens("a text", &text, 2, 32, Placement::Contiguous)?;
+/// assert_eq!((calibration.window_tokens(), calibration.prompt_tokens()), (32, 24));
+///
+/// let refused = Calibration::from_tokens("a text", &text, 4, 32, Placement::Contiguous);
+/// let said = "a text: 64 tokens are too few for 4 windows of 32 tokens";
+/// assert_eq!(refused.unwrap_err().to_string(), said);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Calibration {
     windows: Vec<Vec<u32>>,

@@ -9,6 +9,20 @@ use crate::model::BlockModel;
 ///
 /// A pair is thus replaced by removing its second block; where the first is removed instead, or both
 /// are, the distilled block is not run.
+///
+/// ```
+/// use pdtrim_core::objective::DistilledPairs;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockId, BlockSet};
+///
+/// // A model whose block 2 was trained to stand for blocks 2 and 3.
+/// let distilled = TinyModel::default().build();
+/// let pairs = DistilledPairs::new(&distilled, BlockSet::from_indices(5, [2])?)?;
+/// let id = BlockId::new(2);
+/// assert!(pairs.stands(id, &BlockSet::from_indices(5, [3])?));
+/// assert!(!pairs.stands(id, &BlockSet::empty(5)));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct DistilledPairs<'a> {
     model: &'a dyn BlockModel,

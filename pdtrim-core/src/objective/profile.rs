@@ -6,7 +6,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, DType, Tensor};
 
 use super::CalibrationLoss;
-use super::loss::Rows;
+use super::Rows;
 use super::stream::{Passage, Split};
 use crate::block::{BlockId, BlockSet};
 use crate::cache::BlockCache;
@@ -15,17 +15,57 @@ use crate::stage::PerStage;
 
 /// Redundancy of each block: mean over a stage's tokens of cos(input of the block, output of the
 /// block), in [-1, 1]; higher = more redundant. `ShortGPT`'s Block Influence (arXiv:2403.03853) is 1 - it.
+///
+/// ```
+/// use pdtrim_core::objective::{Calibration, CalibrationLoss, Rows};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::Boundary;
+///
+/// let model = TinyModel::default().build();
+/// let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// let loss = CalibrationLoss::new(&model, &calibration, Rows::Continuation, Boundary::Prefill);
+/// let redundancy = loss.redundancy()?.0;
+/// // One figure for each of the five blocks in each stage.
+/// assert_eq!((redundancy.prefill.len(), redundancy.decode.len()), (5, 5));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Redundancy(pub PerStage<Vec<f64>>);
 
 /// Joint redundancy of each two neighbouring blocks l and l + 1: mean over a stage's tokens of
 /// cos(input of l, output of l + 1), in [-1, 1]; higher = more redundant. The pairs from a threshold on
 /// are those that one distilled block may replace (arXiv:2509.04467, distillation set).
+///
+/// ```
+/// use pdtrim_core::PerStage;
+/// use pdtrim_core::objective::PairRedundancy;
+///
+/// // Of three blocks there are two neighbouring pairs; d_T = 0.95 lets decode's second one pass.
+/// let pairs = PairRedundancy(PerStage { prefill: vec![0.7, 0.9], decode: vec![0.8, 0.96] });
+/// let candidates = pairs.0.decode.iter().filter(|&&cosine| cosine >= 0.95);
+/// assert_eq!(candidates.count(), 1);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct PairRedundancy(pub PerStage<Vec<f64>>);
 
 /// For each block that decode keeps, the mean attention that continuation queries put on each prompt
 /// position; the rest of 1 is on decode's own tokens.
+///
+/// ```
+/// use pdtrim_core::objective::{Calibration, CalibrationLoss, Rows};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockId, Boundary, PerStage};
+///
+/// let model = TinyModel::default().build();
+/// let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// let loss = CalibrationLoss::new(&model, &calibration, Rows::Continuation, Boundary::Decode);
+/// let profile = loss.attention_profile(&PerStage::dense(5))?;
+/// // Prefill ran 11 of the 12 prompt positions.
+/// let block = profile.block(BlockId::new(0)).expect("decode runs it");
+/// assert_eq!(block.len(), 11);
+/// assert!(block.iter().sum::<f64>() < 1.0);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionProfile {
     blocks: Vec<Option<Vec<f64>>>,

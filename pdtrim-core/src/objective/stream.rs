@@ -6,7 +6,7 @@
 
 use burn::tensor::Tensor;
 
-use super::loss::Rows;
+use super::Rows;
 use super::{Calibration, DistilledPairs};
 use crate::block::{BlockId, BlockSet};
 use crate::cache::{BlockCache, TokenPosition};

@@ -230,6 +230,7 @@ mod tests {
     /// What a candidate does in each of four blocks.
     type Path = [u8; 4];
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as a sweep calls it")]
     fn first_difference(a: &Path, b: &Path) -> usize {
         a.iter().zip(b).position(|(a, b)| a != b).unwrap_or(4)
     }

@@ -29,6 +29,23 @@ const HEAD_ROWS: usize = 128;
 /// First-order Taylor importance of each block, for each stage: how far the mean NLL of the windows'
 /// targets would move, to first order, if a weight w of the block became 0 for the rows of that stage
 /// alone. It is 0 for a stage without rows.
+///
+/// ```
+/// use pdtrim_core::PerStage;
+/// use pdtrim_core::objective::TaylorImportance;
+///
+/// /// The block that decode would miss least.
+/// fn least(importance: &TaylorImportance) -> Option<usize> {
+///     let blocks = importance.by_element.decode.iter().enumerate();
+///     blocks.min_by(|a, b| a.1.total_cmp(b.1)).map(|(block, _)| block)
+/// }
+///
+/// let importance = TaylorImportance {
+///     by_element: PerStage { prefill: vec![3.0, 1.0], decode: vec![0.5, 2.0] },
+///     signed: PerStage::both(vec![0.0, 0.0]),
+/// };
+/// assert_eq!(least(&importance), Some(0));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaylorImportance {
     /// Σ |w · ∂NLL/∂w| over the block's weight matrices and norms, without biases; higher = keep.
@@ -46,6 +63,21 @@ pub struct TaylorImportance {
 type Kept = (usize, Vec<Stream>);
 
 /// Derivatives of the dense model's loss on calibration windows, block by block.
+///
+/// ```
+/// use pdtrim_core::objective::{Calibration, Rows, TaylorPass};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::Boundary;
+///
+/// let model = TinyModel::default().build();
+/// let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// let pass = TaylorPass::new(&model, &calibration, Rows::Continuation, Boundary::Prefill);
+/// let mut done = Vec::new();
+/// let importance = pass.importance(&mut |id| done.push(id.index()))?;
+/// assert_eq!(done, [4, 3, 2, 1, 0]);
+/// assert!(importance.by_element.prefill.iter().all(|&block| block > 0.0));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub struct TaylorPass<'a> {
     model: &'a dyn BlockGradients,
     calibration: &'a Calibration,

@@ -16,6 +16,22 @@ use crate::stage::{Boundary, PerStage};
 use crate::width::{BlockBiases, BlockSize, RemovedWidth, StageBiases, StageWidths};
 
 /// Mean and spread of each input of a layer over some tokens.
+///
+/// ```
+/// # use pdtrim_core::objective::{Calibration, WidthPass};
+/// # use pdtrim_core::testing::TinyModel;
+/// # let model = TinyModel::default().build();
+/// # let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// use pdtrim_core::{BlockId, Boundary, PerStage};
+///
+/// let pass = WidthPass::new(&model, &calibration, Boundary::Prefill);
+/// let decode = pass.moments(&PerStage::dense(5))?.decode;
+/// let channels = &decode[&BlockId::new(0)].mlp;
+/// // Channels that hardly change from token to token may be replaced by their mean.
+/// let steady = channels.variance().filter(|&variance| variance < 1e-12);
+/// assert_eq!((channels.mean().len(), steady.count()), (48, 0));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Moments {
     count: usize,
@@ -70,6 +86,22 @@ impl Moments {
 }
 
 /// Moments of what enters the two output layers of a block.
+///
+/// ```
+/// # use pdtrim_core::objective::{Calibration, WidthPass};
+/// # use pdtrim_core::testing::TinyModel;
+/// # let model = TinyModel::default().build();
+/// # let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// use pdtrim_core::{BlockId, Boundary, PerStage};
+///
+/// let pass = WidthPass::new(&model, &calibration, Boundary::Prefill);
+/// let moments = pass.moments(&PerStage::dense(5))?;
+/// // One machine's: over the tokens of both stages.
+/// let id = BlockId::new(0);
+/// let both = moments.prefill[&id].clone().merged(&moments.decode[&id]);
+/// assert_eq!(both.attention.mean().len(), 32);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InputMoments {
     /// Of the attention's, `[n_heads * head_dim]`.
@@ -98,9 +130,32 @@ impl InputMoments {
 }
 
 /// Moments of each block that a stage keeps.
+///
+/// ```
+/// # use pdtrim_core::objective::{Calibration, {StageMoments, WidthPass}};
+/// # use pdtrim_core::testing::TinyModel;
+/// # let model = TinyModel::default().build();
+/// # let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// use pdtrim_core::{BlockSet, Boundary, PerStage};
+///
+/// let pass = WidthPass::new(&model, &calibration, Boundary::Prefill);
+/// let removed = PerStage::both(BlockSet::from_indices(5, [1])?);
+/// let decode: StageMoments = pass.moments(&removed)?.decode;
+/// assert_eq!(decode.keys().map(|id| id.index()).collect::<Vec<_>>(), [0, 2, 3, 4]);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub type StageMoments = BTreeMap<BlockId, InputMoments>;
 
 /// Scores of the inputs of a block's two output layers; higher = more worth keeping.
+///
+/// ```
+/// use pdtrim_core::objective::InputScores;
+///
+/// // Two heads of two inputs each, and three channels.
+/// let scores = InputScores { attention: vec![0.5, 0.1, 2.0, 1.0], mlp: vec![3.0, 0.2, 0.7] };
+/// let heads: Vec<f64> = scores.attention.chunks(2).map(|head| head.iter().sum()).collect();
+/// assert_eq!(heads, [0.6, 3.0]);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct InputScores {
     /// Of the attention's, head group by head group.
@@ -111,6 +166,21 @@ pub struct InputScores {
 
 /// Calibration windows on their way through both stages of the model, observed block by block. Prefill's
 /// rows are the prompts', decode's the continuations', on the keys and values that prefill made.
+///
+/// ```
+/// use pdtrim_core::objective::{Calibration, WidthPass, fluctuation};
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockId, Boundary, PerStage};
+///
+/// let model = TinyModel::default().build();
+/// let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// let pass = WidthPass::new(&model, &calibration, Boundary::Prefill);
+/// let moments = pass.moments(&PerStage::dense(5))?;
+/// // What FLAP ranks the channels of prefill's block 2 by.
+/// let id = BlockId::new(2);
+/// assert_eq!(fluctuation(&model, id, &moments.prefill[&id]).mlp.len(), 48);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub struct WidthPass<'a> {
     model: &'a dyn WidthModel,
     calibration: &'a Calibration,
@@ -185,6 +255,21 @@ impl<'a> WidthPass<'a> {
 
 /// FLAP's fluctuation of each input of block `id`: its sample variance times the squared norm of its
 /// column of weights.
+///
+/// ```
+/// # use pdtrim_core::objective::{Calibration, WidthPass};
+/// # use pdtrim_core::testing::TinyModel;
+/// # let model = TinyModel::default().build();
+/// # let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// use pdtrim_core::objective::fluctuation;
+/// use pdtrim_core::{BlockId, Boundary, PerStage};
+///
+/// let pass = WidthPass::new(&model, &calibration, Boundary::Prefill);
+/// let (id, prefill) = (BlockId::new(1), pass.moments(&PerStage::dense(5))?.prefill);
+/// let scores = fluctuation(&model, id, &prefill[&id]);
+/// assert!(scores.attention.iter().chain(&scores.mlp).all(|&score| score >= 0.0));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn fluctuation(model: &dyn WidthModel, id: BlockId, moments: &InputMoments) -> InputScores {
     let OutputLayers { attention, mlp } = model.output_layers(id);
     let scores = |weight: Tensor<2>, moments: &Moments| {
@@ -200,6 +285,25 @@ pub fn fluctuation(model: &dyn WidthModel, id: BlockId, moments: &InputMoments) 
 }
 
 /// FLAP's compensation: what the removed inputs of each output layer add at their means.
+///
+/// ```
+/// # use pdtrim_core::objective::{Calibration, WidthPass};
+/// # use pdtrim_core::testing::TinyModel;
+/// # let model = TinyModel::default().build();
+/// # let calibration = Calibration::new(vec![(1..17).collect()], 12)?;
+/// use pdtrim_core::objective::compensation;
+/// use pdtrim_core::width::{BlockSize, RemovedWidth, StageWidths};
+/// use pdtrim_core::{BlockId, Boundary, PerStage};
+///
+/// let pass = WidthPass::new(&model, &calibration, Boundary::Prefill);
+/// let prefill = pass.moments(&PerStage::dense(5))?.prefill;
+/// let id = BlockId::new(1);
+/// let channels = RemovedWidth { channels: "0-11".parse()?, ..RemovedWidth::default() };
+/// let removed = StageWidths::from([(id, channels)]);
+/// let biases = compensation(&model, BlockSize::of(model.config()), &prefill, &removed);
+/// assert_eq!((biases[&id].mlp.len(), biases[&id].attention.len()), (32, 0));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn compensation(
     model: &dyn WidthModel,
     size: BlockSize,

@@ -11,6 +11,23 @@ use crate::stage::Boundary;
 use crate::units::Bytes;
 
 /// What prefill leaves for decode.
+///
+/// ```
+/// use pdtrim_core::Boundary;
+/// use pdtrim_core::pipeline::PdModel;
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let model = TinyModel::default().build();
+/// let dense = PdModel::dense(&model, Boundary::Prefill);
+/// let sent = dense.prefill(&[[1, 2, 3]])?;
+/// assert_eq!(sent.last_hidden().map(|hidden| hidden.dims()), Some([1, 32]));
+///
+/// // Put together again where the parts arrive.
+/// let (cache, last) = (sent.cache().clone(), sent.last_hidden().cloned());
+/// let received = dense.received(3, cache, last, sent.kv_bytes())?;
+/// assert_eq!(received.kv_positions(), sent.kv_positions());
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Handover {
     pub(super) cache: KvCache,

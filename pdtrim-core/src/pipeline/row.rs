@@ -9,6 +9,25 @@ use crate::error::{Error, Result};
 use crate::stage::{Boundary, Stage};
 
 /// A text that decode goes on with, after one prompt.
+///
+/// ```
+/// use pdtrim_core::pipeline::PdModel;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{Boundary, greedy_tokens};
+///
+/// let model = TinyModel::default().build();
+/// let dense = PdModel::dense(&model, Boundary::Prefill);
+/// let row = |prompt: &[u32]| dense.decode_row(prompt, dense.prefill(&[prompt])?, 2);
+/// // Two texts of different lengths take each step together.
+/// let (mut short, mut long) = (row(&[1, 2])?, row(&[3, 4, 5, 6])?);
+/// for _ in 0..2 {
+///     let logits = dense.decode_step(&mut [&mut short, &mut long])?;
+///     let tokens = greedy_tokens(logits);
+///     short.feed(tokens[0]);
+///     long.feed(tokens[1]);
+/// }
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct DecodeRow {
     cache: KvCache,

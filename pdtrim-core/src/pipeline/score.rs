@@ -12,6 +12,22 @@ use crate::model::{Segment, token_tensor};
 use crate::stage::{Boundary, KvFill, Stage};
 
 /// A prompt and the continuations to score after it.
+///
+/// ```
+/// use pdtrim_core::Boundary;
+/// use pdtrim_core::pipeline::{PdModel, ScoreRequest};
+/// use pdtrim_core::testing::TinyModel;
+///
+/// let model = TinyModel::default().build();
+/// let requests = [
+///     ScoreRequest { prompt: &[1, 2, 3], continuations: vec![&[4], &[5]] },
+///     ScoreRequest { prompt: &[6], continuations: vec![&[7, 8]] },
+/// ];
+/// let scores = PdModel::dense(&model, Boundary::Prefill).score_batch(&requests)?;
+/// assert_eq!(scores[0].continuations.len(), 2);
+/// assert_eq!(scores[1].continuations[0].tokens.len(), 2);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ScoreRequest<'r> {
     /// What prefill reads.

@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::kv_plan::{BlockKv, KvEncoding, TokenSpan};
+use crate::kv_plan::{BlockKv, KvEncoding, KvGroup, TokenSpan};
 
 fn file(prefill: &[usize], decode: &[usize]) -> PlanFile {
     PlanFile {

@@ -23,6 +23,20 @@ pub const WIDTH_FILE: &str = "width.safetensors";
 const PARTS: [&str; 2] = [O_PROJ_BIAS, DOWN_PROJ_BIAS];
 
 /// The file beside the plan that holds biases.
+///
+/// ```
+/// use pdtrim_core::width::{BlockBiases, StageBiases, WidthFile, Widths};
+/// use pdtrim_core::BlockId;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let mut widths = Widths::default();
+/// assert_eq!(widths.write_biases(folder.path())?, None);
+/// let bias = BlockBiases { mlp: vec![0.5; 32], ..BlockBiases::default() };
+/// widths.biases.decode = StageBiases::from([(BlockId::new(1), bias)]);
+/// let file: Option<WidthFile> = widths.write_biases(folder.path())?;
+/// assert_eq!(file.map(|file| file.name).as_deref(), Some("width.safetensors"));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WidthFile {

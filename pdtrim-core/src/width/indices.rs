@@ -12,6 +12,17 @@ use crate::error::Error;
 const LIMIT: usize = 1 << 22;
 
 /// A set of indices, written in ascending order as single ones and ranges: `4,17-19`.
+///
+/// ```
+/// use pdtrim_core::width::Indices;
+///
+/// let channels: Indices = "4,17-19".parse()?;
+/// assert!(channels.contains(18) && channels.len() == 4);
+/// let more: Indices = channels.iter().chain([5, 6]).collect();
+/// assert_eq!(more.to_string(), "4-6,17-19");
+/// assert_eq!(Indices::from_iter([0, 2]).kept(4), [1, 3]);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Indices(BTreeSet<usize>);

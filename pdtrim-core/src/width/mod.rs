@@ -22,6 +22,20 @@ use crate::model::WidthModel;
 use crate::stage::{PerStage, Stage};
 
 /// What one block does without in one stage.
+///
+/// ```
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::width::{BlockSize, RemovedWidth};
+///
+/// let removed = RemovedWidth {
+///     groups: [1].into_iter().collect(),
+///     channels: "0-11".parse()?,
+/// };
+/// let size = BlockSize::of(&TinyModel::default().config);
+/// let gone = size.group_parameters + 12 * size.channel_parameters;
+/// assert_eq!(size.removed_parameters(&removed), gone);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemovedWidth {
     /// Head groups, by their key and value head in the dense model.
@@ -38,9 +52,26 @@ impl RemovedWidth {
 }
 
 /// What the blocks of one stage do without; a block that is not in it keeps everything.
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::width::{RemovedWidth, StageWidths};
+///
+/// let group = RemovedWidth { groups: [0].into_iter().collect(), ..RemovedWidth::default() };
+/// let decode = StageWidths::from([(BlockId::new(1), group)]);
+/// assert!(!decode.contains_key(&BlockId::new(0)));
+/// ```
 pub type StageWidths = BTreeMap<BlockId, RemovedWidth>;
 
 /// What is added to a block's output layers, `[hidden]` each; empty for nothing.
+///
+/// ```
+/// use pdtrim_core::width::BlockBiases;
+///
+/// // Only the MLP's output layer has one; 32 is the model's hidden size.
+/// let biases = BlockBiases { mlp: vec![0.5; 32], ..BlockBiases::default() };
+/// assert!(biases.attention.is_empty());
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BlockBiases {
     /// Added to the attention's output layer.
@@ -50,9 +81,33 @@ pub struct BlockBiases {
 }
 
 /// Biases of one stage, by block.
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::width::{BlockBiases, StageBiases};
+///
+/// let biases = StageBiases::from([(BlockId::new(1), BlockBiases::default())]);
+/// assert_eq!(biases.len(), 1);
+/// ```
 pub type StageBiases = BTreeMap<BlockId, BlockBiases>;
 
 /// The narrower blocks of both stages.
+///
+/// ```
+/// use pdtrim_core::model::BlockModel;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::width::{RemovedWidth, StageWidths, Widths};
+/// use pdtrim_core::{BlockId, Stage};
+///
+/// let group = RemovedWidth { groups: [0].into_iter().collect(), ..RemovedWidth::default() };
+/// let mut widths = Widths::default();
+/// widths.removed.decode = StageWidths::from([(BlockId::new(1), group)]);
+///
+/// let model = TinyModel::default().build();
+/// let decode = widths.apply(&model, Stage::Decode).expect("decode is narrower");
+/// assert_eq!(decode.kept_groups(BlockId::new(1)), Some(vec![1]));
+/// assert!(widths.apply(&model, Stage::Prefill).is_none());
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Widths {
     /// What each stage does without.
@@ -77,6 +132,16 @@ impl Widths {
 }
 
 /// Number of a model's head groups and MLP channels in each block.
+///
+/// ```
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::width::BlockSize;
+///
+/// let size = BlockSize::of(&TinyModel::default().config);
+/// assert_eq!((size.groups, size.channels), (2, 48));
+/// // Rows of gate and up and a column of down, in a model of hidden size 32.
+/// assert_eq!(size.channel_parameters, 3 * 32);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockSize {
     /// Head groups.
@@ -121,6 +186,22 @@ impl BlockSize {
 ///
 /// [`Error::Width`] for a block that does not exist or is removed, for a group or channel that does not
 /// exist, for a block without any, and for a group that decode keeps without prefill.
+///
+/// ```
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::width::{BlockSize, RemovedWidth, StageWidths, check_widths};
+/// use pdtrim_core::{BlockId, Error, PerStage};
+///
+/// // Decode would need the keys and values of a group that prefill does not compute.
+/// let group = RemovedWidth { groups: [0].into_iter().collect(), ..RemovedWidth::default() };
+/// let widths = PerStage {
+///     prefill: StageWidths::from([(BlockId::new(1), group)]),
+///     decode: StageWidths::new(),
+/// };
+/// let size = BlockSize::of(&TinyModel::default().config);
+/// let refused = check_widths(&widths, size, &PerStage::dense(5)).unwrap_err();
+/// assert!(matches!(refused, Error::Width { block: 1, .. }));
+/// ```
 pub fn check_widths(
     widths: &PerStage<StageWidths>,
     size: BlockSize,

@@ -13,6 +13,22 @@ use crate::plan::{Plan, Repair};
 use crate::stage::{PerStage, Stage};
 
 /// The `[width]` section of a plan.
+///
+/// ```
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::width::{BlockSize, PlanWidth, RemovedWidth, StageWidths};
+/// use pdtrim_core::{BlockId, PerStage};
+///
+/// let channels = RemovedWidth { channels: "4,17-19".parse()?, ..RemovedWidth::default() };
+/// let removed = PerStage {
+///     prefill: StageWidths::new(),
+///     decode: StageWidths::from([(BlockId::new(1), channels)]),
+/// };
+/// let size = BlockSize::of(&TinyModel::default().config);
+/// let section = PlanWidth::new("manual", size, &removed, None);
+/// assert_eq!(section.blocks[0].removed_channels.to_string(), "4,17-19");
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanWidth {
@@ -31,6 +47,20 @@ pub struct PlanWidth {
 }
 
 /// What one block does without in one stage.
+///
+/// ```
+/// use pdtrim_core::width::PlanBlockWidth;
+///
+/// let entry: PlanBlockWidth = toml::from_str(
+///     r#"
+///     stage = "decode"
+///     block = 1
+///     removed_channels = "4,17-19"
+///     "#,
+/// )?;
+/// assert!(entry.removed_groups.is_empty() && entry.removed_channels.len() == 4);
+/// # Ok::<(), toml::de::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanBlockWidth {

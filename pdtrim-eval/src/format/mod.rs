@@ -13,6 +13,13 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Place, Result};
 
 /// The format of a data file, which follows from its name.
+///
+/// ```
+/// use pdtrim_eval::Format;
+///
+/// assert_eq!(serde_json::to_string(&Format::Parquet)?, "\"parquet\"");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {

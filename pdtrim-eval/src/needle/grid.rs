@@ -6,6 +6,19 @@ use crate::error::{Error, Result};
 
 /// Each length with each depth, some items each. There is one length and one depth at least; both ascend, and
 /// none is there twice; depths are in 0..=100.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+///
+/// use pdtrim_eval::needle::NeedleGrid;
+///
+/// // Two lengths and three depths, four prompts for each pair.
+/// let items = NonZeroUsize::new(4).expect("4 is not 0");
+/// let grid = NeedleGrid::new(&[512, 1024], &[0.0, 50.0, 100.0], items, 1)?;
+/// assert_eq!(grid.lengths().len() * grid.depths().len() * grid.items(), 24);
+/// assert!(NeedleGrid::new(&[512], &[120.0], items, 1).is_err());
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct NeedleGrid {
     lengths: Vec<usize>,

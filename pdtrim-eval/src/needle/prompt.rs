@@ -12,6 +12,21 @@ use crate::error::{Place, Result};
 use crate::render::{Rendered, Templates};
 
 /// A prompt and what is asked for.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+///
+/// use pdtrim_eval::Uniform;
+/// use pdtrim_eval::needle::{NeedleGrid, NeedleTest};
+///
+/// let grid = NeedleGrid::new(&[4096], &[50.0], NonZeroUsize::MIN, 1)?;
+/// let test = NeedleTest::new(&grid, &Uniform)?;
+/// let prompt = &test.prompts()[0];
+/// // The fact stands between two sentences near the middle.
+/// assert!(prompt.text.contains(&prompt.word) && prompt.text.contains(&prompt.place));
+/// assert!((prompt.reached_depth - 50.0).abs() < 10.0);
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NeedlePrompt {
     /// The length asked for: tokens of the prompt and its answer.

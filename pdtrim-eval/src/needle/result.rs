@@ -8,6 +8,21 @@ use crate::metric::{Difference, MetricName, Samples};
 use crate::result::{Item, ItemOutcome};
 
 /// The answers to a test's prompts, in their order.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+///
+/// use pdtrim_eval::needle::{NeedleGrid, NeedleTest};
+/// use pdtrim_eval::{Execution, Uniform};
+///
+/// let grid = NeedleGrid::new(&[2048], &[0.0, 100.0], NonZeroUsize::MIN, 1)?;
+/// let test = NeedleTest::new(&grid, &Uniform)?;
+/// let result = test.evaluate(&Uniform, &Execution::default())?;
+/// // By depth; this scorer knows nothing.
+/// let deep = result.score(|prompt| prompt.depth == 100.0).expect("one prompt");
+/// assert_eq!((deep.prompts, deep.exact_match), (1, 0.0));
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NeedleResult {
     /// One for each prompt.
@@ -15,6 +30,20 @@ pub struct NeedleResult {
 }
 
 /// A prompt with what was answered and what crossed for it.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+///
+/// use pdtrim_eval::needle::{NeedleGrid, NeedleTest};
+/// use pdtrim_eval::{Execution, Uniform};
+///
+/// let grid = NeedleGrid::new(&[1024], &[50.0], NonZeroUsize::MIN, 1)?;
+/// let result = NeedleTest::new(&grid, &Uniform)?.evaluate(&Uniform, &Execution::default())?;
+/// let answer = &result.answers[0];
+/// assert!(!answer.exact_match && answer.answer != answer.prompt.word);
+/// assert!(answer.prompt_tokens < 1024);
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NeedleAnswer {
     /// What was asked.
@@ -35,6 +64,21 @@ pub struct NeedleAnswer {
 }
 
 /// Some prompts together.
+///
+/// ```
+/// use pdtrim_eval::needle::NeedleScore;
+///
+/// let score = NeedleScore {
+///     prompts: 20,
+///     exact_match: 0.9,
+///     exact_match_stderr: Some(0.069),
+///     prompt_tokens: 1020.0,
+///     kv_bytes: 4.5e6,
+///     trimmed_prompts: 20,
+/// };
+/// let cell = format!("{:.0} %, {:.1} MB", 100.0 * score.exact_match, score.kv_bytes / 1e6);
+/// assert_eq!(cell, "90 %, 4.5 MB");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NeedleScore {
     /// How many.

@@ -18,6 +18,21 @@ use crate::task::{Task, TaskKind};
 use crate::template;
 
 /// A grid's prompts for one tokenizer; every mode answers the same ones.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+///
+/// use pdtrim_eval::needle::{NeedleGrid, NeedleTest};
+/// use pdtrim_eval::{Execution, Uniform};
+///
+/// let grid = NeedleGrid::new(&[1024, 2048], &[50.0], NonZeroUsize::MIN, 1)?;
+/// let test = NeedleTest::new(&grid, &Uniform)?;
+/// assert_eq!(test.task().name(), "needle");
+/// let result = test.evaluate(&Uniform, &Execution::default())?;
+/// assert_eq!(result.answers.len(), test.prompts().len());
+/// assert!(result.answers.iter().all(|answer| answer.prompt_tokens <= 2048));
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct NeedleTest {
     prompts: Vec<NeedlePrompt>,

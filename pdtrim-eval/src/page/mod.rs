@@ -23,6 +23,20 @@ pub use table::{Align, Cell, Column, Table};
 use chart::Figure;
 
 /// A page.
+///
+/// ```
+/// use pdtrim_eval::page::{Item, Page, Section};
+///
+/// let facts = Item::Facts(vec![("model".to_owned(), "<script>".to_owned())]);
+/// let page = Page {
+///     title: "A run".to_owned(),
+///     sections: vec![Section::new("What was run", "").with(facts)],
+///     ..Page::default()
+/// };
+/// // Nothing that is shown can become part of the page.
+/// let html = page.render();
+/// assert!(html.contains("&lt;script&gt;") && !html.contains("<script>"));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page {
     /// The heading, and the name of the browser tab.
@@ -34,6 +48,14 @@ pub struct Page {
 }
 
 /// A part of a page.
+///
+/// ```
+/// use pdtrim_eval::page::{Item, Section};
+///
+/// let command = Item::Code("pdtrim trim --prefill-count 2".to_owned());
+/// let section = Section::new("Again", "The same run, word for word.").with(command);
+/// assert_eq!(section.items.len(), 1);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Section {
     /// The heading.
@@ -63,6 +85,14 @@ impl Section {
 }
 
 /// Something a section shows.
+///
+/// ```
+/// use pdtrim_eval::page::{Column, Item, Table};
+///
+/// let table = Table::new("", [Column::text("task"), Column::number("acc")]);
+/// let items = [Item::Table(table), Item::Note("One seed only.".to_owned())];
+/// assert!(matches!(&items[1], Item::Note(text) if text.ends_with('.')));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Item {

@@ -5,6 +5,13 @@ use minijinja::{Value, context};
 use super::chart::number;
 
 /// How the cells of a column are aligned.
+///
+/// ```
+/// use pdtrim_eval::page::{Align, Column};
+///
+/// assert_eq!(Column::text("task").align, Align::Text);
+/// assert_eq!(Column::number("acc").align, Align::Number);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Align {
     /// Words: from the left.
@@ -15,6 +22,13 @@ pub enum Align {
 }
 
 /// The heading of a column and the alignment of its cells.
+///
+/// ```
+/// use pdtrim_eval::page::{Align, Column};
+///
+/// let column = Column::number("KV per item");
+/// assert_eq!(column, Column { name: "KV per item".to_owned(), align: Align::Number });
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Column {
     /// The heading.
@@ -42,6 +56,13 @@ impl Column {
 }
 
 /// What stands in one cell; a missing value is shown as a dash.
+///
+/// ```
+/// use pdtrim_eval::page::Cell;
+///
+/// assert_eq!(Cell::number(Some(0.8364), 2).text(), Some("0.84"));
+/// assert_eq!(Cell::number(Some(f64::NAN), 2), Cell::MISSING);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cell(Option<String>);
 
@@ -83,6 +104,15 @@ impl<T: Into<Cell>> From<Option<T>> for Cell {
 }
 
 /// A table; its first column names the rows.
+///
+/// ```
+/// use pdtrim_eval::page::{Cell, Column, Table};
+///
+/// let table = Table::new("Accuracy", [Column::text("task"), Column::number("acc")])
+///     .with_row([Cell::from("everyday"), Cell::number(Some(0.8364), 4)])
+///     .with_row([Cell::from("passages"), Cell::MISSING]);
+/// assert_eq!(table.rows.len(), 2);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     /// What the table shows; empty for none.

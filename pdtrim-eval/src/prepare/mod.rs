@@ -15,6 +15,21 @@ use crate::source::Dataset;
 use crate::task::{Perplexity, Task, TaskKind};
 
 /// A task encoded for one tokenizer: the requests that every mode and boundary is measured on.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+///
+/// use pdtrim_eval::{Dataset, Execution, Folders, Prepared, Task, Uniform};
+///
+/// // Encoded once; every mode is measured on the same tokens.
+/// let task = Task::bundled("everyday")?;
+/// let dataset = Dataset::load(&task, &Folders::default())?;
+/// let prepared = Prepared::new(&task, &dataset, &Uniform, NonZeroUsize::new(8))?;
+/// assert_eq!((prepared.items(), prepared.one_token_items()), (8, 0));
+/// let result = prepared.evaluate(&Uniform, &Execution::default())?;
+/// assert_eq!(result.items.len(), 8);
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prepared {
     pub(crate) task: Task,

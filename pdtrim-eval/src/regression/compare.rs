@@ -24,6 +24,21 @@ const ROUNDING: f64 = 1e-12;
 /// [`Error::NoTasks`], [`Error::Items`] and [`Error::NotFinite`] as in [`Baseline::of`],
 /// [`Error::LimitUnused`] and [`Error::LimitRepeated`] for a limit that checks nothing, and
 /// [`Error::Alpha`] for an alpha outside (0, 1].
+///
+/// ```
+/// use pdtrim_eval::regression::{Baseline, Error, compare};
+/// use pdtrim_eval::{EvalReport, Execution, Mode, Options, RunInfo, Task, Uniform, evaluate};
+///
+/// let task = Task::bundled("everyday")?;
+/// let result = evaluate(&Uniform, &task, &Options::default(), &Execution::default())?;
+/// let mut report = EvalReport::new(RunInfo::default());
+/// report.push(Mode::Dense, None, result);
+/// let baseline = Baseline::of(&report)?;
+/// // A limit that checks nothing must not pass.
+/// let refused = compare(&report, &baseline, &["piqa:acc=0.01".parse()?], 0.05).unwrap_err();
+/// assert!(matches!(refused, Error::LimitUnused { .. }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn compare(
     report: &EvalReport,
     baseline: &Baseline,

@@ -6,10 +6,29 @@ use std::path::PathBuf;
 use crate::metric::MetricName;
 
 /// The result of this module's operations.
+///
+/// ```
+/// use pdtrim_eval::regression::{MaxDrop, Result};
+///
+/// fn limits(texts: &[&str]) -> Result<Vec<MaxDrop>> {
+///     texts.iter().map(|text| text.parse()).collect()
+/// }
+///
+/// assert_eq!(limits(&["acc=0.01", "perplexity=2%"])?.len(), 2);
+/// # Ok::<(), pdtrim_eval::regression::Error>(())
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failure of the comparison with a baseline. That a model got worse is none: see
 /// [`Gate::passed`](super::Gate::passed).
+///
+/// ```
+/// use pdtrim_eval::regression::{Error, MaxDrop};
+///
+/// let error = "acc".parse::<MaxDrop>().unwrap_err();
+/// assert!(matches!(error, Error::LimitSyntax { .. }));
+/// assert!(error.to_string().starts_with("limit `acc`: expected"));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

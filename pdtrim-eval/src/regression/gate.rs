@@ -13,6 +13,22 @@ use crate::metric::MetricName;
 use crate::mode::Mode;
 
 /// What [`compare`](super::compare) found: a [`Check`] for each metric of each task.
+///
+/// ```
+/// use pdtrim_eval::regression::{Baseline, compare};
+/// use pdtrim_eval::{EvalReport, Execution, Mode, Options, RunInfo, Task, Uniform, evaluate};
+///
+/// let task = Task::bundled("everyday")?;
+/// let result = evaluate(&Uniform, &task, &Options::default(), &Execution::default())?;
+/// let mut report = EvalReport::new(RunInfo::default());
+/// report.push(Mode::Dense, None, result);
+///
+/// // A run against itself: nothing got worse.
+/// let gate = compare(&report, &Baseline::of(&report)?, &["acc=0.01".parse()?], 0.05)?;
+/// assert!(gate.passed());
+/// assert!(gate.table().contains("everyday"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Gate {
     /// The probability of a false alarm that is put up with.
@@ -26,6 +42,24 @@ pub struct Gate {
 }
 
 /// A metric of a task, now and in the baseline.
+///
+/// ```
+/// use pdtrim_eval::MetricName;
+/// use pdtrim_eval::regression::{Check, Status};
+///
+/// let check = Check {
+///     task: "everyday".to_owned(),
+///     metric: MetricName::Acc,
+///     status: Status::New,
+///     limit: Some("acc=0.01".parse()?),
+///     baseline: None,
+///     current: None,
+///     paired: None,
+/// };
+/// // There is nothing to hold it against.
+/// assert!(!check.fails() && check.max_drop().is_none());
+/// # Ok::<(), pdtrim_eval::regression::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Check {
     /// The task.
@@ -49,6 +83,16 @@ pub struct Check {
 }
 
 /// A metric's value and how it was measured.
+///
+/// ```
+/// use pdtrim_core::Boundary;
+/// use pdtrim_eval::Mode;
+/// use pdtrim_eval::regression::Side;
+///
+/// let boundary = Some(Boundary::Decode);
+/// let side = Side { value: 0.575, stderr: Some(0.079), mode: Mode::Pd, boundary };
+/// assert_eq!(format!("{}: {:.3}", side.mode, side.value), "pd: 0.575");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Side {
     /// The value.
@@ -64,6 +108,14 @@ pub struct Side {
 }
 
 /// A comparison item by item.
+///
+/// ```
+/// use pdtrim_eval::regression::Paired;
+///
+/// // A drop by 0.02 that chance explains well enough.
+/// let paired = Paired { items: 200, drop: 0.02, stderr: Some(0.021), p: 0.19 };
+/// assert!(paired.p >= 0.05);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Paired {
     /// Items compared.
@@ -78,6 +130,14 @@ pub struct Paired {
 }
 
 /// How a check ended.
+///
+/// ```
+/// use pdtrim_eval::regression::Status;
+///
+/// assert_eq!(Status::WithinNoise.to_string(), "within noise");
+/// assert_eq!(serde_json::to_string(&Status::WithinNoise)?, "\"within_noise\"");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {

@@ -31,6 +31,14 @@ pub struct MaxDrop {
 }
 
 /// An amount by which a metric may get worse; finite and not negative.
+///
+/// ```
+/// use pdtrim_eval::regression::Amount;
+///
+/// // Of a baseline with a perplexity of 25.
+/// assert_eq!(Amount::Percent(2.0).of(25.0), 0.5);
+/// assert_eq!(Amount::Value(0.01).of(25.0), 0.01);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Amount {
     /// In the metric's own unit.

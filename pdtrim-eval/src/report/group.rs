@@ -8,6 +8,21 @@ use crate::metric::{Difference, Metric, MetricName, Samples, pooled_stderr};
 use crate::mode::Mode;
 
 /// A group in one mode with one boundary.
+///
+/// ```
+/// use pdtrim_eval::{GroupRow, Mode};
+///
+/// let row = GroupRow {
+///     group: "race".to_owned(),
+///     mode: Mode::Dense,
+///     boundary: None,
+///     members: ["race_high", "race_middle"].map(String::from).to_vec(),
+///     items: 400,
+///     metrics: Vec::new(),
+/// };
+/// let said = format!("{} of {} tasks, {} items", row.group, row.members.len(), row.items);
+/// assert_eq!(said, "race of 2 tasks, 400 items");
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupRow {
     /// The group's name.
@@ -26,6 +41,15 @@ pub struct GroupRow {
 }
 
 /// A group's metric.
+///
+/// ```
+/// use pdtrim_eval::{GroupMetric, Metric, MetricName};
+///
+/// let metric = Metric { name: MetricName::Acc, value: 0.27, stderr: None };
+/// let group = GroupMetric { metric, difference_to_dense: None };
+/// assert_eq!(serde_json::to_string(&group)?, r#"{"name":"acc","value":0.27}"#);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupMetric {
     /// The metric.

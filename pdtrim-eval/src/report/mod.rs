@@ -17,9 +17,22 @@ use crate::metric::{Difference, MetricName};
 use crate::mode::Mode;
 use crate::result::TaskResult;
 
-pub use group::GroupRow;
+pub use group::{GroupMetric, GroupRow};
 
 /// The results of a run. One struct behind the JSON, the CSV and the table.
+///
+/// ```
+/// use pdtrim_eval::{EvalReport, Execution, Mode, Options, RunInfo, Task, Uniform, evaluate};
+///
+/// let task = Task::bundled("everyday")?;
+/// let result = evaluate(&Uniform, &task, &Options::default(), &Execution::default())?;
+/// let mut report = EvalReport::new(RunInfo { model: "none".to_owned(), ..RunInfo::default() });
+/// report.push(Mode::Dense, None, result);
+/// assert_eq!(report.tasks(), ["everyday"]);
+/// assert!(report.to_json()["results"]["everyday"].is_object());
+/// assert!(report.table().contains("acc_norm"));
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvalReport {
     /// What was run.
@@ -29,6 +42,21 @@ pub struct EvalReport {
 }
 
 /// What has to be known to repeat a run. What is not known stays out of the files.
+///
+/// ```
+/// use pdtrim_eval::RunInfo;
+///
+/// let run = RunInfo {
+///     pdtrim_version: "0.1.0".to_owned(),
+///     model: "org/name".to_owned(),
+///     device: "cpu".to_owned(),
+///     dtype: "f32".to_owned(),
+///     ..RunInfo::default()
+/// };
+/// // What is not known stays out of the files.
+/// assert!(!serde_json::to_string(&run)?.contains("plan"));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunInfo {
@@ -70,6 +98,22 @@ pub struct RunInfo {
 }
 
 /// A task's result in one mode with one boundary.
+///
+/// ```
+/// use pdtrim_core::Boundary;
+/// use pdtrim_eval::{EvalReport, Execution, Mode, Options, Task, Uniform, evaluate};
+///
+/// let task = Task::bundled("oneword")?;
+/// let result = evaluate(&Uniform, &task, &Options::default(), &Execution::default())?;
+/// let mut report = EvalReport::default();
+/// for boundary in [Boundary::Prefill, Boundary::Decode] {
+///     report.push(Mode::Pd, Some(boundary), result.clone());
+/// }
+/// // The row that stands for the task where only one number fits.
+/// let row = report.headline("oneword").expect("measured");
+/// assert_eq!((row.mode, row.boundary), (Mode::Pd, Some(Boundary::Decode)));
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReportRow {
     /// How much of the plan was in force.

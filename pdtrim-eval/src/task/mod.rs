@@ -101,6 +101,30 @@ use crate::metric::MetricName;
 pub(crate) use sources::{HubData, Source, Where};
 
 /// A checked task: its templates parse, and its windows can be scored.
+///
+/// ```
+/// use pdtrim_eval::{MetricName, Task};
+///
+/// let task = Task::parse(
+///     r#"
+///     name = "colours"
+///     version = 1
+///     description = "What colour things are."
+///
+///     [[data]]
+///     files = ["colours.jsonl"]
+///
+///     [multiple_choice]
+///     context = "The {{thing}} is"
+///     choices = "[right, wrong]"
+///     gold = "0"
+///     "#,
+///     "colours.toml",
+/// )?;
+/// assert_eq!(task.name(), "colours");
+/// assert_eq!(task.metrics(), [MetricName::Acc, MetricName::AccNorm]);
+/// # Ok::<(), pdtrim_eval::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Task {
     name: String,

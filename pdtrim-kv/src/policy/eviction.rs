@@ -8,6 +8,19 @@ use crate::error::Result;
 
 /// The first positions, which attention rests on, and the last ones (`StreamingLLM`, arXiv:2309.17453): in
 /// every head alike.
+///
+/// ```
+/// use pdtrim_core::cache::{BlockCache, TokenPosition};
+/// use pdtrim_kv::{Budget, Kept, KvPolicy, StreamingLlm};
+/// # use burn::tensor::{Device, Tensor};
+/// # let rows = Tensor::<4>::zeros([1, 6, 2, 8], &Device::flex());
+///
+/// let mut cache = BlockCache::with_capacity(6);
+/// cache.append(rows.clone(), rows, TokenPosition(0));
+/// let policy = StreamingLlm { sinks: 1, budget: Budget::Positions(3) };
+/// assert_eq!(policy.keep(&cache)?, Kept::Places(vec![0, 4, 5]));
+/// # Ok::<(), pdtrim_kv::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct StreamingLlm {
     /// Positions kept from the start; the authors keep 4.
@@ -17,6 +30,19 @@ pub struct StreamingLlm {
 }
 
 /// The last positions alone.
+///
+/// ```
+/// use pdtrim_core::cache::{BlockCache, TokenPosition};
+/// use pdtrim_kv::{Budget, Kept, KvPolicy, Window};
+/// # use burn::tensor::{Device, Tensor};
+/// # let rows = Tensor::<4>::zeros([1, 6, 2, 8], &Device::flex());
+///
+/// let mut cache = BlockCache::with_capacity(6);
+/// cache.append(rows.clone(), rows, TokenPosition(0));
+/// let policy = Window { budget: Budget::Share(0.5) };
+/// assert_eq!(policy.keep(&cache)?, Kept::Places(vec![3, 4, 5]));
+/// # Ok::<(), pdtrim_kv::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     /// Positions kept.
@@ -25,6 +51,23 @@ pub struct Window {
 
 /// The last positions, and those before that the last queries look at most (`SnapKV`, arXiv:2404.14469): each
 /// key head its own.
+///
+/// ```
+/// use pdtrim_core::pipeline::PdModel;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockSet, Boundary, KvEncoding, KvFill, PerStage};
+/// use pdtrim_kv::{Budget, KvPolicy, PolicyTransfer, SnapKv};
+///
+/// let policy = SnapKv { budget: Budget::Positions(6), window: 2, kernel: 3 };
+/// assert_eq!(policy.observes(), 2);
+///
+/// let transfer = PolicyTransfer::new(policy, BlockSet::all(5), KvEncoding::Held);
+/// let (model, removed) = (TinyModel::default().build(), PerStage::dense(5));
+/// let stages = PdModel::new(&model, removed, KvFill::Nested, Boundary::Prefill, &transfer)?;
+/// let sent = stages.prefill(&[[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]])?;
+/// assert_eq!(sent.kv_positions(), 5 * 6);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct SnapKv {
     /// Positions kept in all.
@@ -37,6 +80,15 @@ pub struct SnapKv {
 
 /// As [`SnapKv`], but heads share a block's budget out among themselves (`Ada-KV`, arXiv:2407.11550): each keeps a
 /// share of it as its own, and the rest goes to the highest votes, whichever head's they are.
+///
+/// ```
+/// use pdtrim_kv::{AdaKv, Budget, KvPolicy, SnapKv};
+///
+/// // A quarter of the prompt in the mean; a fifth of that is every head's own.
+/// let snap = SnapKv { budget: Budget::Share(0.25), window: 32, kernel: 7 };
+/// let policy = AdaKv { snap, own: 0.2 };
+/// assert_eq!((policy.name(), policy.observes()), ("ada-kv", 32));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct AdaKv {
     /// Positions that a head keeps in the mean, how votes are cast, and the window that every head keeps.
@@ -47,6 +99,14 @@ pub struct AdaKv {
 
 /// Half of the budget for the last positions, half for those that all queries together looked at most (H2O,
 /// arXiv:2306.14048): each key head its own.
+///
+/// ```
+/// use pdtrim_kv::{Budget, H2o, KvPolicy};
+///
+/// // It looks at the queries of all positions.
+/// let policy = H2o { budget: Budget::Share(0.25) };
+/// assert_eq!((policy.name(), policy.observes()), ("h2o", usize::MAX));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct H2o {
     /// Positions kept in all.

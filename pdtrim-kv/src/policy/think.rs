@@ -9,6 +9,25 @@ use crate::error::Result;
 /// All positions, but of the keys only the channels that the last queries meet most (`ThinK`,
 /// arXiv:2407.21018): channel c of a head scores `‖Q_c‖ · ‖K_c‖`, the Frobenius norm of what it adds to the
 /// scores.
+///
+/// ```
+/// use pdtrim_core::pipeline::PdModel;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockSet, Boundary, KvEncoding, KvFill, PerStage};
+/// use pdtrim_kv::{PolicyTransfer, Think};
+///
+/// let policy = Think { channels: 0.5, window: 4 };
+/// let transfer = PolicyTransfer::new(policy, BlockSet::all(5), KvEncoding::Held);
+/// let (model, removed) = (TinyModel::default().build(), PerStage::dense(5));
+/// let stages = PdModel::new(&model, removed, KvFill::Nested, Boundary::Prefill, &transfer)?;
+/// let prompt = [[1, 2, 3, 4, 5, 6, 7, 8]];
+/// // No position is dropped, and yet fewer bytes cross.
+/// let all = PdModel::dense(&model, Boundary::Prefill).prefill(&prompt)?;
+/// let sent = stages.prefill(&prompt)?;
+/// assert_eq!(sent.kv_positions(), all.kv_positions());
+/// assert!(sent.kv_bytes() < all.kv_bytes());
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Think {
     /// Share of the keys' channels that is kept, in (0, 1].

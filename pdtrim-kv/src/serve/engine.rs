@@ -18,6 +18,14 @@ use super::sampler::{Sampler, choose};
 use super::served::Served;
 
 /// Why a text ended.
+///
+/// ```
+/// use pdtrim_kv::serve::Finish;
+///
+/// // As OpenAI's API has it in `finish_reason`.
+/// assert_eq!(serde_json::to_string(&Finish::Length)?, "\"length\"");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Finish {

@@ -7,9 +7,27 @@ use tokio::task::JoinError;
 use tonic::{Code, Status};
 
 /// Result with a [`ServeError`].
+///
+/// ```
+/// use pdtrim_kv::serve::{ServeError, ServeResult, Token};
+///
+/// fn token(text: &str) -> ServeResult<Token> {
+///     Token::new(text).ok_or(ServeError::Token)
+/// }
+///
+/// assert!(token("").is_err());
+/// ```
 pub type ServeResult<T, E = ServeError> = std::result::Result<T, E>;
 
 /// A request that cannot be answered, or a server that cannot be started.
+///
+/// ```
+/// use pdtrim_kv::serve::ServeError;
+///
+/// let error = ServeError::Busy { limit: 16 };
+/// let said = "16 requests are running or waiting, which is the limit; try again later";
+/// assert_eq!(error.to_string(), said);
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {

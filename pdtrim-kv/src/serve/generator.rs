@@ -19,6 +19,18 @@ use super::served::Served;
 use crate::planned::{PlannedTransfer, core_error};
 
 /// A prompt and how to go on after it.
+///
+/// ```
+/// use pdtrim_kv::serve::{GenerateRequest, SamplingParams};
+///
+/// let request = GenerateRequest {
+///     prompt: vec![1, 2, 3],
+///     max_new_tokens: 64,
+///     sampling: SamplingParams { temperature: 0.7, seed: Some(1), ..SamplingParams::default() },
+///     stop: vec![0],
+/// };
+/// assert_eq!(request.sampling.top_p, 1.0);
+/// ```
 #[derive(Clone, Debug)]
 pub struct GenerateRequest {
     /// Token ids.
@@ -32,6 +44,22 @@ pub struct GenerateRequest {
 }
 
 /// What happens to a request after prefill.
+///
+/// ```
+/// use pdtrim_kv::serve::{Event, Finish};
+///
+/// /// The token, or how the text ended.
+/// fn shown(event: &Event) -> String {
+///     match event {
+///         Event::Token(token) => format!("{token}"),
+///         Event::Done(finish) => format!("done: {finish:?}"),
+///         Event::Failed(error) => format!("failed: {error}"),
+///     }
+/// }
+///
+/// assert_eq!(shown(&Event::Token(7)), "7");
+/// assert_eq!(shown(&Event::Done(Finish::Stop)), "done: Stop");
+/// ```
 #[derive(Debug)]
 pub enum Event {
     /// The next token.
@@ -43,6 +71,16 @@ pub enum Event {
 }
 
 /// What crossed from prefill to decode for a prompt.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use pdtrim_kv::serve::KvSent;
+///
+/// let sent = KvSent { kv_bytes: 4_500_000, wire_bytes: 4_600_000, time: Duration::from_millis(40) };
+/// let rate = sent.wire_bytes as f64 / sent.time.as_secs_f64();
+/// assert_eq!(rate, 115e6);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct KvSent {
     /// Bytes of keys and values, as the plan counts them.
@@ -54,6 +92,28 @@ pub struct KvSent {
 }
 
 /// The events of one request. Dropping it gives the request up.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use pdtrim_core::testing::TinyModel;
+/// # use pdtrim_kv::serve::{GenerateRequest, Generator, Limits, Metrics, SamplingParams, Served, ServedParts, ServeResult};
+/// use pdtrim_kv::serve::Event;
+///
+/// # #[tokio::main]
+/// # async fn main() -> ServeResult<()> {
+/// # let parts = ServedParts::dense(Arc::new(TinyModel::default().build()), "sha256:00");
+/// # let generator = Generator::unified(Arc::new(Served::new(parts)?), Limits::default(), Metrics::new())?;
+/// # let sampling = SamplingParams::default();
+/// # let request = GenerateRequest { prompt: vec![1, 2, 3], max_new_tokens: 4, sampling, stop: vec![] };
+/// let mut events = generator.start(request).await?;
+/// let mut tokens = Vec::new();
+/// while let Event::Token(token) = events.next().await {
+///     tokens.push(token);
+/// }
+/// assert_eq!(tokens.len(), 4);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Events {
     /// At most as many as new tokens were asked for: a text goes on, and lets its cache go at its end, also while
@@ -101,6 +161,31 @@ impl Events {
 }
 
 /// Has prompts run, here or by another process, and decodes.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_kv::serve::{
+///     Finish, GenerateRequest, Generator, Limits, Metrics, SamplingParams, Served, ServedParts,
+/// };
+///
+/// # #[tokio::main]
+/// # async fn main() -> pdtrim_kv::serve::ServeResult<()> {
+/// let parts = ServedParts::dense(Arc::new(TinyModel::default().build()), "sha256:00");
+/// let served = Arc::new(Served::new(parts)?);
+/// let generator = Generator::unified(served, Limits::default(), Metrics::new())?;
+/// let request = GenerateRequest {
+///     prompt: vec![1, 2, 3],
+///     max_new_tokens: 4,
+///     sampling: SamplingParams::default(),
+///     stop: Vec::new(),
+/// };
+/// let (tokens, finish) = generator.start(request).await?.all().await?;
+/// assert_eq!((tokens.len(), finish), (4, Finish::Length));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Generator {
     inner: Arc<Inner>,

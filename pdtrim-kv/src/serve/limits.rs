@@ -8,6 +8,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::error::{ServeError, ServeResult};
 
 /// Bounds on what a server takes on.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use pdtrim_kv::serve::Limits;
+///
+/// // One request at a time, and none that waits.
+/// let limits = Limits { in_flight: 1, waiting: 0, ..Limits::default() };
+/// assert_eq!(limits.deadline, Duration::from_mins(5));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Requests whose KV cache is held at once.

@@ -29,6 +29,14 @@ use port::Port;
 pub use token::Token;
 
 /// Files of a server's TLS identity, in PEM.
+///
+/// ```
+/// use pdtrim_kv::serve::{Security, TlsFiles};
+///
+/// let tls = TlsFiles { certificate: "server.pem".into(), key: "server.key".into() };
+/// let security = Security { tls: Some(tls), ..Security::default() };
+/// assert!(security.token.is_none());
+/// ```
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
     /// Its certificate, and those between it and the root.
@@ -62,6 +70,18 @@ impl TlsFiles {
 }
 
 /// What keeps others out.
+///
+/// ```
+/// use pdtrim_kv::serve::{Listener, Security, ServeError};
+///
+/// # #[tokio::main]
+/// # async fn main() {
+/// // An open port is for loopback only.
+/// let everywhere = ([0, 0, 0, 0], 0).into();
+/// let refused = Listener::bind(everywhere, Security::default()).await.unwrap_err();
+/// assert!(matches!(refused, ServeError::Open { .. }));
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Security {
     /// Without it, connections are readable on their way.
@@ -71,6 +91,20 @@ pub struct Security {
 }
 
 /// A bound port.
+///
+/// ```no_run
+/// use pdtrim_kv::serve::{Listener, Metrics, Router, Security};
+///
+/// # #[tokio::main]
+/// # async fn main() -> pdtrim_kv::serve::ServeResult<()> {
+/// let any_port = ([127, 0, 0, 1], 0).into();
+/// let listener = Listener::bind(any_port, Security::default()).await?;
+/// println!("{}://{}", listener.scheme(), listener.address());
+/// let shutdown = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+/// listener.serve(Router::new(), &Metrics::new(), shutdown).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,

@@ -14,6 +14,14 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 /// What a server counts, and shows at `/metrics`.
+///
+/// ```
+/// use pdtrim_kv::serve::Metrics;
+///
+/// // One set of counts for all parts of a server; clones share it.
+/// let metrics = Metrics::new();
+/// assert!(metrics.clone().text().ends_with("# EOF\n"));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Metrics {
     inner: Arc<Inner>,

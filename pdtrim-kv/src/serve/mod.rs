@@ -5,6 +5,39 @@
 //! requests step together. [`openai`] is the HTTP API in front of it, [`Listener`] the port under both: TLS and
 //! a bearer token, which only loopback may be without.
 //!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use pdtrim_core::testing::TinyModel;
+//! use pdtrim_kv::serve::{
+//!     GenerateRequest, Generator, Limits, Listener, Metrics, PrefillAddress, PrefillServer,
+//!     RemotePrefill, SamplingParams, Security, Served, ServedParts,
+//! };
+//!
+//! # #[tokio::main]
+//! # async fn main() -> pdtrim_kv::serve::ServeResult<()> {
+//! let parts = ServedParts::dense(Arc::new(TinyModel::default().build()), "sha256:00");
+//! let (served, limits) = (Arc::new(Served::new(parts)?), Limits::default());
+//!
+//! // One process, or here one task, runs prompts …
+//! let metrics = Metrics::new();
+//! let server = PrefillServer::new(Arc::clone(&served), limits, metrics.clone(), false);
+//! let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Security::default()).await?;
+//! let uri = format!("http://{}", listener.address());
+//! let router = server.router().await;
+//! tokio::spawn(async move { listener.serve(router, &metrics, std::future::pending()).await });
+//!
+//! // … and the other one decodes.
+//! let prefill = RemotePrefill::new(PrefillAddress { uri, ca: None, token: None }, 3)?;
+//! let generator = Generator::decode(served, prefill, limits, Metrics::new())?;
+//! let sampling = SamplingParams::default();
+//! let request = GenerateRequest { prompt: vec![1, 2, 3], max_new_tokens: 8, sampling, stop: vec![] };
+//! let (tokens, finish) = generator.start(request).await?.all().await?;
+//! println!("{tokens:?}, ended by {finish:?}");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! A [`Served`] model says what both sides must agree on: the checkpoint's hash and what the plan does. What
 //! arrives is held against what the plan lets expect before memory is taken for it.
 

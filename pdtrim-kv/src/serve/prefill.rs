@@ -34,6 +34,25 @@ use crate::planned::core_error;
 const MESSAGES_AHEAD: usize = 2;
 
 /// Runs prompts and streams what decode needs of their KV cache.
+///
+/// ```no_run
+/// use std::sync::Arc;
+///
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_kv::serve::{
+///     Limits, Listener, Metrics, PrefillServer, Security, Served, ServedParts,
+/// };
+///
+/// # #[tokio::main]
+/// # async fn main() -> pdtrim_kv::serve::ServeResult<()> {
+/// let parts = ServedParts::dense(Arc::new(TinyModel::default().build()), "sha256:00");
+/// let (served, metrics) = (Arc::new(Served::new(parts)?), Metrics::new());
+/// let server = PrefillServer::new(served, Limits::default(), metrics.clone(), false);
+/// let listener = Listener::bind(([127, 0, 0, 1], 50051).into(), Security::default()).await?;
+/// listener.serve(server.router().await, &metrics, std::future::pending()).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct PrefillServer {
     inner: Arc<Inner>,

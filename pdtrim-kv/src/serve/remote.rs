@@ -32,6 +32,15 @@ const WINDOW: u32 = 8 << 20;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Where prefill is, and how to get in.
+///
+/// ```
+/// use pdtrim_kv::serve::{PrefillAddress, RemotePrefill, ServeError};
+///
+/// // Beyond loopback nothing goes without TLS and a token.
+/// let address = PrefillAddress { uri: "http://192.0.2.1:50051".to_owned(), ca: None, token: None };
+/// let refused = RemotePrefill::new(address, 3).unwrap_err();
+/// assert!(matches!(refused, ServeError::Open { .. }));
+/// ```
 #[derive(Clone, Debug)]
 pub struct PrefillAddress {
     /// `http://HOST:PORT` on loopback, `https://HOST:PORT` elsewhere.
@@ -43,6 +52,24 @@ pub struct PrefillAddress {
 }
 
 /// Has prompts run by another process.
+///
+/// ```no_run
+/// # use std::sync::Arc;
+/// # use pdtrim_core::testing::TinyModel;
+/// # use pdtrim_kv::serve::{Limits, Metrics, Served, ServedParts};
+/// use pdtrim_kv::serve::{Generator, PrefillAddress, RemotePrefill};
+///
+/// # #[tokio::main]
+/// # async fn main() -> pdtrim_kv::serve::ServeResult<()> {
+/// # let parts = ServedParts::dense(Arc::new(TinyModel::default().build()), "sha256:00");
+/// # let served = Arc::new(Served::new(parts)?);
+/// let address = PrefillAddress { uri: "http://127.0.0.1:50051".to_owned(), ca: None, token: None };
+/// let prefill = RemotePrefill::new(address, 3)?;
+/// let generator = Generator::decode(served, prefill, Limits::default(), Metrics::new())?;
+/// # let _ = generator;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct RemotePrefill {
     uri: String,

@@ -10,6 +10,15 @@ use pdtrim_core::pipeline::Temperature;
 use super::error::{ServeError, ServeResult};
 
 /// How tokens are chosen.
+///
+/// ```
+/// use pdtrim_kv::serve::SamplingParams;
+///
+/// // As it is: always the most likely token.
+/// assert_eq!(SamplingParams::default().temperature, 0.0);
+/// let drawn = SamplingParams { temperature: 0.8, top_p: 0.95, seed: Some(1) };
+/// assert!(drawn.seed.is_some());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingParams {
     /// 0 = always the most likely token.

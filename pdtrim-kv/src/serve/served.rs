@@ -15,6 +15,25 @@ use super::proto;
 use crate::encoding::{Codec, Held, KvShape, Part};
 
 /// What a [`Served`] model is made of.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockSet, KvPlan, PerStage, TokenSpan};
+/// use pdtrim_kv::serve::{Served, ServedParts};
+///
+/// let trimmed = BlockSet::from_indices(5, [1, 3])?;
+/// let parts = ServedParts {
+///     removed: PerStage { prefill: BlockSet::empty(5), decode: BlockSet::from_indices(5, [2])? },
+///     kv: KvPlan::uniform(&trimmed, TokenSpan { first: 4, last: 28 }),
+///     ..ServedParts::dense(Arc::new(TinyModel::default().build()), "sha256:00")
+/// };
+/// let served = Served::new(parts)?;
+/// // Two blocks send 32 of 64 positions, two all; one is gone.
+/// assert_eq!(served.kv_bytes(64), (2 * 32 + 2 * 64) * 2 * 2 * 8 * 4);
+/// # Ok::<(), pdtrim_kv::serve::ServeError>(())
+/// ```
 pub struct ServedParts {
     /// Each stage's model; a process that runs one stage may have the same for both.
     pub models: PerStage<Arc<dyn BlockModel>>,
@@ -32,7 +51,46 @@ pub struct ServedParts {
     pub weights_hash: Option<String>,
 }
 
+impl ServedParts {
+    /// The dense model of the checkpoint with this hash: no block is removed and all KV is sent.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use pdtrim_core::testing::TinyModel;
+    /// use pdtrim_kv::serve::ServedParts;
+    ///
+    /// let parts = ServedParts::dense(Arc::new(TinyModel::default().build()), "sha256:00");
+    /// assert!(parts.removed.is_dense() && parts.kv.sends_all());
+    /// ```
+    pub fn dense(model: Arc<dyn BlockModel>, model_hash: &str) -> Self {
+        let depth = model.dims().n_blocks;
+        Self {
+            models: PerStage::both(model),
+            removed: PerStage::dense(depth),
+            kv_fill: KvFill::default(),
+            boundary: Boundary::default(),
+            kv: KvPlan::send_all(depth),
+            model_hash: model_hash.to_owned(),
+            weights_hash: None,
+        }
+    }
+}
+
 /// A model and what a plan makes of it.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_kv::serve::{Served, ServedParts};
+///
+/// let model = Arc::new(TinyModel::default().build());
+/// let served = Served::new(ServedParts::dense(model, "sha256:00"))?;
+/// // The tiny model is held in f32.
+/// assert_eq!(served.kv_bytes(100), 2 * served.dense_bf16_bytes(100));
+/// # Ok::<(), pdtrim_kv::serve::ServeError>(())
+/// ```
 pub struct Served {
     parts: ServedParts,
     identity: proto::Identity,

@@ -7,7 +7,7 @@ use pdtrim_core::checkpoint::{Checkpoint, seeded};
 use pdtrim_core::config::Architecture;
 use pdtrim_core::pipeline::PdModel;
 use pdtrim_core::testing::tiny_config;
-use pdtrim_core::{Boundary, KvFill, KvPlan, ModelConfig, PerStage};
+use pdtrim_core::{Boundary, ModelConfig};
 use pdtrim_kv::serve::{
     ApiModel, Generator, Limits, Listener, Metrics, Security, Served, ServedParts, Token, openai,
 };
@@ -46,15 +46,7 @@ impl Api {
         let (model, tokenizer) = checkpoint
             .load_with_tokenizer(DType::F32, &Device::flex())
             .unwrap();
-        let served = Served::new(ServedParts {
-            models: PerStage::both(Arc::new(model)),
-            removed: PerStage::dense(5),
-            kv_fill: KvFill::Nested,
-            boundary: Boundary::Prefill,
-            kv: KvPlan::send_all(5),
-            model_hash: "sha256:seeded".to_owned(),
-            weights_hash: None,
-        });
+        let served = Served::new(ServedParts::dense(Arc::new(model), "sha256:seeded"));
         let metrics = Metrics::new();
         let served = Arc::new(served.unwrap());
         let generator = Generator::unified(served, limits, metrics.clone()).unwrap();

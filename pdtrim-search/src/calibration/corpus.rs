@@ -17,6 +17,15 @@ use crate::error::{Error, Result};
 const HELD_OUT_SAMPLES: u64 = 0x6865_6c64_206f_7574;
 
 /// Which windows of a source.
+///
+/// ```
+/// use pdtrim_search::calibration::{CalibrationSource, Corpus, Part};
+///
+/// // The bundled prose has a text of its own to report on.
+/// let read = |part| Corpus::read(&CalibrationSource::Prose, None, part);
+/// assert_ne!(read(Part::Calibration)?.name(), read(Part::HeldOut)?.name());
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// To search on, drawn by a seed.
@@ -26,6 +35,15 @@ pub enum Part {
 }
 
 /// Which windows to draw, and how many.
+///
+/// ```
+/// use pdtrim_search::calibration::WindowDraw;
+///
+/// // Eight windows of 128 tokens; another seed draws others.
+/// let draw = WindowDraw { seed: 0, items: None, windows: 8, window_tokens: 128 };
+/// let other = WindowDraw { seed: 1, ..draw };
+/// assert_ne!(draw, other);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowDraw {
     /// The seed; held-out windows are the same for all.
@@ -39,6 +57,25 @@ pub struct WindowDraw {
 }
 
 /// Windows, and what a plan says of them.
+///
+/// ```
+/// # use pdtrim_core::testing::{TinyModel, tiny_checkpoint};
+/// use pdtrim_search::calibration::{
+///     CalibrationSource, Corpus, ModelWithTokenizer, Part, WindowDraw,
+/// };
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// # let tokenizer = tiny_checkpoint(folder.path())?.tokenizer()?;
+/// # let model = TinyModel::default().build();
+/// # let model = ModelWithTokenizer { model: &model, tokenizer: &tokenizer, on_sampled: &|_| () };
+/// let corpus = Corpus::read(&CalibrationSource::Prose, None, Part::Calibration)?;
+/// let draw = WindowDraw { seed: 3, items: None, windows: 4, window_tokens: 32 };
+/// let set = corpus.draw(&model, &draw)?;
+/// assert_eq!(set.calibration.windows().len(), 4);
+/// // What a plan says of them.
+/// assert_eq!((set.about.seed, set.about.prompt_tokens), (3, 24));
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct CalibrationSet {
     /// The windows.
@@ -48,6 +85,18 @@ pub struct CalibrationSet {
 }
 
 /// One part of a source, read and checked.
+///
+/// ```
+/// use pdtrim_search::Error;
+/// use pdtrim_search::calibration::{CalibrationSource, Corpus, Part};
+///
+/// let corpus = Corpus::read(&CalibrationSource::Prose, None, Part::Calibration)?;
+/// assert!(!corpus.has_items());
+/// // Published files are looked for in a folder, and none was named.
+/// let refused = Corpus::read(&CalibrationSource::WikiText2, None, Part::Calibration).err();
+/// assert!(matches!(refused, Some(Error::DataNotFound { .. })));
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 pub struct Corpus {
     name: String,
     part: Part,

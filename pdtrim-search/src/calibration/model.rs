@@ -10,6 +10,17 @@ use pdtrim_core::draw::{draw, stream, uniform};
 const SAMPLES_AT_A_TIME: usize = 8;
 
 /// Which samples.
+///
+/// ```
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_search::calibration::{SampleDraw, sample_windows};
+///
+/// let model = TinyModel::default().build();
+/// let draw = SampleDraw { seed: 1, windows: 2, window_tokens: 16 };
+/// let windows = sample_windows(&model, None, draw, &|_| ())?;
+/// assert_eq!((windows.len(), windows[0].len()), (2, 16));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampleDraw {
     /// Seed of all of them; each has its own stream.
@@ -21,6 +32,31 @@ pub struct SampleDraw {
 }
 
 /// What a source asks of a model, so that sources are tested without one.
+///
+/// ```
+/// use pdtrim_core::Error;
+/// use pdtrim_search::calibration::{
+///     CalibrationModel, CalibrationSource, Corpus, Part, SampleDraw, WindowDraw,
+/// };
+///
+/// /// Every byte is a token; it makes nothing up.
+/// struct Bytes;
+///
+/// impl CalibrationModel for Bytes {
+///     fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+///         Ok(text.bytes().map(u32::from).collect())
+///     }
+///
+///     fn sample(&self, wanted: SampleDraw) -> Result<Vec<Vec<u32>>, Error> {
+///         Ok(vec![vec![0; wanted.window_tokens]; wanted.windows])
+///     }
+/// }
+///
+/// let corpus = Corpus::read(&CalibrationSource::Prose, None, Part::HeldOut)?;
+/// let draw = WindowDraw { seed: 0, items: None, windows: 2, window_tokens: 64 };
+/// assert_eq!(corpus.draw(&Bytes, &draw)?.calibration.window_tokens(), 64);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 pub trait CalibrationModel {
     /// Token ids of a text, without added ones.
     ///
@@ -38,6 +74,19 @@ pub trait CalibrationModel {
 }
 
 /// A model, its tokenizer, and someone who hears of sampling.
+///
+/// ```
+/// use burn::tensor::{DType, Device};
+/// use pdtrim_core::testing::tiny_checkpoint;
+/// use pdtrim_search::calibration::{CalibrationModel, ModelWithTokenizer};
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let checkpoint = tiny_checkpoint(folder.path())?;
+/// let (model, tokenizer) = checkpoint.load_with_tokenizer(DType::F32, &Device::flex())?;
+/// let model = ModelWithTokenizer { model: &model, tokenizer: &tokenizer, on_sampled: &|_| () };
+/// assert_eq!(model.encode("two")?.len(), 3);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub struct ModelWithTokenizer<'a> {
     /// The model; sampled from dense.
     pub model: &'a dyn BlockModel,
@@ -65,6 +114,20 @@ impl CalibrationModel for ModelWithTokenizer<'_> {
 /// # Errors
 ///
 /// As [`PdModel::sample_batch`].
+///
+/// ```
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_search::calibration::{SampleDraw, sample_windows};
+///
+/// let model = TinyModel::default().build();
+/// let sample = |seed| {
+///     let draw = SampleDraw { seed, windows: 1, window_tokens: 12 };
+///     sample_windows(&model, Some(0), draw, &|_| ())
+/// };
+/// assert_eq!(sample(1)?, sample(1)?);
+/// assert_ne!(sample(1)?, sample(2)?);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn sample_windows(
     model: &dyn BlockModel,
     start: Option<u32>,

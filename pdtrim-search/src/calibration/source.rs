@@ -11,6 +11,19 @@ use crate::error::Error;
 /// Where calibration windows come from. See the [module](super) for what each is.
 ///
 /// A known name wins over a file of that name, which `./c4` names.
+///
+/// ```
+/// use pdtrim_search::calibration::CalibrationSource;
+///
+/// let source: CalibrationSource = "items.jsonl#question+answer".parse()?;
+/// let CalibrationSource::Jsonl { path, fields } = &source else {
+///     panic!("a JSON-lines file")
+/// };
+/// assert_eq!(path.to_str(), Some("items.jsonl"));
+/// assert_eq!(fields, &["question", "answer"]);
+/// assert_eq!(CalibrationSource::default().to_string(), "prose");
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum CalibrationSource {

@@ -19,6 +19,21 @@ pub const DEFAULT_RIDGE: f64 = 0.1;
 ///
 /// Each stage is fitted on its own tokens. Runs are repaired from the front: a and m are what the model
 /// has there with the runs before repaired, for decode on the keys and values of the repaired prefill.
+///
+/// ```
+/// use pdtrim_core::objective::Calibration;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockId, BlockSet, Boundary, PerStage, Stage};
+/// use pdtrim_search::repair::LinearRepair;
+///
+/// let model = TinyModel::default().build();
+/// let calibration = Calibration::new(vec![(1..49).collect(), (30..78).collect()], 36)?;
+/// let removed = PerStage::both(BlockSet::from_indices(5, [2])?);
+/// let fit = LinearRepair::default().fit(&model, &calibration, &removed, Boundary::Prefill)?;
+/// // Block 1 makes up for block 2.
+/// assert!(fit.weights.of(Stage::Decode).contains_key(&BlockId::new(1)));
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinearRepair {
     /// λ as a multiple of the mean over features of Σ m²; larger = nearer to the unrepaired model.
@@ -34,6 +49,15 @@ impl Default for LinearRepair {
 }
 
 /// What was fitted.
+///
+/// ```
+/// use pdtrim_core::PerStage;
+/// use pdtrim_core::repair::RepairWeights;
+/// use pdtrim_search::repair::LinearFit;
+///
+/// let fit = LinearFit { weights: RepairWeights::default(), unrepaired: PerStage::default() };
+/// assert!(fit.weights.is_empty() && fit.unrepaired.decode.is_empty());
+/// ```
 #[derive(Clone, Debug)]
 pub struct LinearFit {
     /// The new output layers.

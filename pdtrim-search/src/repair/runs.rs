@@ -3,6 +3,17 @@
 use pdtrim_core::{BlockId, BlockSet};
 
 /// Removed blocks one after the other, and the kept block before them.
+///
+/// ```
+/// use pdtrim_core::{BlockId, BlockSet};
+/// use pdtrim_search::repair::{Run, runs};
+///
+/// let found = runs(&BlockSet::from_indices(9, [0, 3, 4])?);
+/// assert_eq!(found[0].before, None);
+/// let [before, first, last] = [2, 3, 4].map(BlockId::new);
+/// assert_eq!(found[1], Run { before: Some(before), first, last });
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// The kept block before the run; `None` if the model begins with the run.
@@ -14,6 +25,16 @@ pub struct Run {
 }
 
 /// The runs of `removed`, from the front.
+///
+/// ```
+/// use pdtrim_core::BlockSet;
+/// use pdtrim_search::repair::runs;
+///
+/// let removed = BlockSet::from_indices(9, [3, 4, 7])?;
+/// let lengths = runs(&removed).into_iter().map(|run| run.last.index() - run.first.index() + 1);
+/// assert_eq!(lengths.collect::<Vec<_>>(), [2, 1]);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn runs(removed: &BlockSet) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for id in removed.iter() {

@@ -51,6 +51,20 @@ fn part_length(windows: &[&Calibration]) -> usize {
 /// # Errors
 ///
 /// [`Error::WindowsOverlap`] with the first that do.
+///
+/// ```
+/// use pdtrim_core::objective::Calibration;
+/// use pdtrim_search::Error;
+/// use pdtrim_search::repair::check_disjoint;
+///
+/// let window = |from: u32| (from..from + 64).collect::<Vec<u32>>();
+/// let choosing = Calibration::new(vec![window(0), window(100)], 48)?;
+/// let reporting = Calibration::new(vec![window(200), window(120)], 48)?;
+/// // The second windows overlap.
+/// let refused = check_disjoint(("the report", &reporting), ("the search", &choosing));
+/// assert!(matches!(refused, Err(Error::WindowsOverlap { first_window: 1, second_window: 1, .. })));
+/// # Ok::<(), Error>(())
+/// ```
 pub fn check_disjoint(
     (name, windows): (&str, &Calibration),
     (other_name, others): (&str, &Calibration),
@@ -75,6 +89,25 @@ pub fn check_disjoint(
 /// # Errors
 ///
 /// [`Error::TooFewDisjoint`] if too few are left; as [`Corpus::draw`].
+///
+/// ```
+/// # use pdtrim_core::testing::{TinyModel, tiny_checkpoint};
+/// use pdtrim_search::calibration::{
+///     CalibrationSource, Corpus, ModelWithTokenizer, Part, WindowDraw,
+/// };
+/// use pdtrim_search::repair::{check_disjoint, draw_disjoint};
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// # let tokenizer = tiny_checkpoint(folder.path())?.tokenizer()?;
+/// # let model = TinyModel::default().build();
+/// # let model = ModelWithTokenizer { model: &model, tokenizer: &tokenizer, on_sampled: &|_| () };
+/// let corpus = Corpus::read(&CalibrationSource::Prose, None, Part::Calibration)?;
+/// let draw = WindowDraw { seed: 0, items: None, windows: 4, window_tokens: 64 };
+/// let choosing = corpus.draw(&model, &draw)?.calibration;
+/// let fitting = draw_disjoint(&corpus, &model, &WindowDraw { seed: 1, ..draw }, &[&choosing])?;
+/// check_disjoint(("the fit", &fitting.calibration), ("the search", &choosing))?;
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 pub fn draw_disjoint(
     corpus: &Corpus,
     model: &dyn CalibrationModel,
@@ -126,6 +159,23 @@ pub fn draw_disjoint(
 /// # Errors
 ///
 /// [`Error::Objective`] for windows of one token.
+///
+/// ```
+/// # use pdtrim_core::testing::{TinyModel, tiny_checkpoint};
+/// # use pdtrim_search::calibration::{CalibrationSource, Corpus, ModelWithTokenizer, Part, WindowDraw};
+/// use pdtrim_search::repair::halved;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// # let tokenizer = tiny_checkpoint(folder.path())?.tokenizer()?;
+/// # let model = TinyModel::default().build();
+/// # let model = ModelWithTokenizer { model: &model, tokenizer: &tokenizer, on_sampled: &|_| () };
+/// # let corpus = Corpus::read(&CalibrationSource::Prose, None, Part::Calibration)?;
+/// # let draw = WindowDraw { seed: 0, items: None, windows: 4, window_tokens: 64 };
+/// let set = corpus.draw(&model, &draw)?;
+/// assert_eq!(set.calibration.prompt_tokens(), 48);
+/// assert_eq!(halved(set)?.calibration.prompt_tokens(), 32);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 pub fn halved(set: CalibrationSet) -> Result<CalibrationSet> {
     let prompt_tokens = set.calibration.window_tokens() / 2;
     Ok(CalibrationSet {

@@ -16,6 +16,19 @@ use crate::race::Racing;
 /// blocks. Two orders that lead to one set are one set.
 ///
 /// Ours; with a width of 1 it is SLEB, with one of all sets exhaustive.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+///
+/// use pdtrim_search::{Beam, Ledger, Problem, Strategy, Target, Toy};
+///
+/// let objective = Toy::new(vec![9.0, 2.0, 1.0, 3.0, 9.0]);
+/// let problem = Problem::new(Target::Unified, &[0.5; 5], 2, true)?;
+/// let beam = Beam { width: NonZeroUsize::new(4).expect("4 is not 0") };
+/// let removed = beam.search(&problem, &mut Ledger::in_memory(&objective), &mut |_| {})?;
+/// assert_eq!(removed.to_indices(), [1, 2]);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Beam {
     /// Sets kept of each size.

@@ -9,6 +9,16 @@ use crate::ledger::Ledger;
 use crate::problem::Problem;
 
 /// Measures every set of the asked size and takes the cheapest; ties go to the lowest blocks.
+///
+/// ```
+/// use pdtrim_search::{Error, Exact, Problem, Strategy, Target};
+///
+/// // 10 of 30 blocks can be chosen in 30 million ways.
+/// let problem = Problem::new(Target::Unified, &[0.5; 30], 10, false)?;
+/// let refused = Exact::default().check(&problem).unwrap_err();
+/// assert!(matches!(refused, Error::TooManySets { sets: 30_045_015, .. }));
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Exact {
     /// Sets beyond which a problem is refused.

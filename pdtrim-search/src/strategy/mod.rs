@@ -28,6 +28,22 @@ use crate::problem::Problem;
 use crate::stages::StageProblem;
 
 /// What a search has to tell while it runs.
+///
+/// ```
+/// use pdtrim_search::{Ledger, Problem, Sleb, Step, Strategy, Target, Toy};
+///
+/// let objective = Toy::new(vec![9.0, 2.0, 1.0, 3.0, 9.0]);
+/// let problem = Problem::new(Target::Unified, &[0.5; 5], 2, true)?;
+/// let mut order = Vec::new();
+/// let mut on_step = |step| {
+///     if let Step::Chosen { block, cost } = step {
+///         order.push((block.index(), cost));
+///     }
+/// };
+/// Sleb::default().search(&problem, &mut Ledger::in_memory(&objective), &mut on_step)?;
+/// assert_eq!(order, [(2, Some(1.0)), (1, Some(3.0))]);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// So many more evaluations of a candidate on a unit are planned.
@@ -46,6 +62,41 @@ pub enum Step {
 }
 
 /// A way to choose exactly as many blocks as the problem asks for.
+///
+/// ```
+/// use pdtrim_core::BlockSet;
+/// use pdtrim_search::{Ledger, Problem, Result, Step, Strategy, Target, Toy};
+///
+/// /// The last blocks that may go.
+/// struct Deepest;
+///
+/// impl Strategy for Deepest {
+///     fn name(&self) -> &'static str {
+///         "deepest"
+///     }
+///
+///     fn search(
+///         &self,
+///         problem: &Problem,
+///         _ledger: &mut Ledger<'_>,
+///         _on_step: &mut (dyn FnMut(Step) + Send),
+///     ) -> Result<BlockSet> {
+///         let mut removed = problem.given().clone();
+///         for id in problem.choices(&removed).into_iter().rev() {
+///             if removed.len() < problem.count() {
+///                 removed = removed.with(id);
+///             }
+///         }
+///         Ok(removed)
+///     }
+/// }
+///
+/// let objective = Toy::new(vec![0.0; 5]);
+/// let problem = Problem::new(Target::Unified, &[0.5; 5], 2, true)?;
+/// let removed = Deepest.search(&problem, &mut Ledger::in_memory(&objective), &mut |_| {})?;
+/// assert_eq!(removed.to_indices(), [2, 3]);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 pub trait Strategy {
     /// Name in plans and on the command line.
     fn name(&self) -> &'static str;

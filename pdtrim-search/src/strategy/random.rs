@@ -9,6 +9,17 @@ use crate::problem::Problem;
 use pdtrim_core::draw::draw;
 
 /// Removes blocks drawn without regard to anything but the seed.
+///
+/// ```
+/// use pdtrim_search::{Ledger, Problem, Random, Strategy, Target, Toy};
+///
+/// let unused = Toy::new(vec![0.0; 9]);
+/// let problem = Problem::new(Target::Unified, &[0.5; 9], 4, true)?;
+/// let draw = |seed| Random { seed }.search(&problem, &mut Ledger::in_memory(&unused), &mut |_| {});
+/// assert_eq!(draw(1)?, draw(1)?);
+/// assert_eq!(draw(2)?.len(), 4);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Random {
     /// Seed of the draw.

@@ -13,6 +13,18 @@ use crate::problem::Problem;
 
 /// Removes the blocks that cost least when each is removed alone, beside those that are given; ties go
 /// to the lowest. SLEB measures the same for its first block.
+///
+/// ```
+/// use pdtrim_search::{Ledger, Problem, ShortenedPpl, Strategy, Target, Toy};
+///
+/// let objective = Toy::new(vec![9.0, 2.0, 1.0, 3.0, 9.0]);
+/// let mut ledger = Ledger::in_memory(&objective);
+/// let problem = Problem::new(Target::Unified, &[0.5; 5], 2, true)?;
+/// assert_eq!(ShortenedPpl.search(&problem, &mut ledger, &mut |_| {})?.to_indices(), [1, 2]);
+/// // Each of the three blocks that may go was measured once, by itself.
+/// assert_eq!(ledger.trace().len(), 3);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ShortenedPpl;
 

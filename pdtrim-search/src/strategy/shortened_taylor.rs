@@ -17,6 +17,18 @@ const LAST: usize = 2;
 ///
 /// The first four and the last two stay, as by default in the authors' code. Where no others are left,
 /// those six go too, the least important first, so that the number is always the asked one.
+///
+/// ```
+/// use pdtrim_search::{Ledger, Problem, ShortenedTaylor, Strategy, Target, Toy};
+///
+/// assert!(ShortenedTaylor.wants_importance());
+/// let importance = [5.0, 5.0, 5.0, 5.0, 9.0, 1.0, 2.0, 5.0, 5.0];
+/// let problem = Problem::new(Target::Unified, &[0.5; 9], 2, true)?.with_importance(&importance)?;
+/// let unused = Toy::new(vec![0.0; 9]);
+/// let removed = ShortenedTaylor.search(&problem, &mut Ledger::in_memory(&unused), &mut |_| {})?;
+/// assert_eq!(removed.to_indices(), [5, 6]);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ShortenedTaylor;
 

@@ -9,6 +9,17 @@ use crate::ledger::Ledger;
 use crate::problem::Problem;
 
 /// Removes the most redundant blocks, measured once on the dense model; ties go to the lowest.
+///
+/// ```
+/// use pdtrim_search::{Ledger, Problem, ShortGpt, Strategy, Target, Toy};
+///
+/// let redundancy = [0.99, 0.2, 0.9, 0.95, 0.99];
+/// let problem = Problem::new(Target::Unified, &redundancy, 2, true)?;
+/// let unused = Toy::new(vec![0.0; 5]);
+/// let removed = ShortGpt.search(&problem, &mut Ledger::in_memory(&unused), &mut |_| {})?;
+/// assert_eq!(removed.to_indices(), [2, 3]);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ShortGpt;
 

@@ -10,6 +10,19 @@ use crate::problem::Problem;
 use crate::race::Racing;
 
 /// Removes, one after the other, the block whose removal costs least now; ties go to the lowest.
+///
+/// ```
+/// use pdtrim_search::{Ledger, Problem, Sleb, Strategy, Target, Toy};
+///
+/// let objective = Toy::new(vec![9.0, 2.0, 1.0, 3.0, 9.0]);
+/// let mut ledger = Ledger::in_memory(&objective);
+/// let problem = Problem::new(Target::Prefill, &[0.5; 5], 2, true)?;
+/// let removed = Sleb::default().search(&problem, &mut ledger, &mut |_| {})?;
+/// assert_eq!(removed.to_indices(), [1, 2]);
+/// // Three candidates for the first removal, two for the second.
+/// assert_eq!(ledger.trace().len(), 5);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sleb {
     /// How the candidates of each removal are compared; by default all are evaluated in full.

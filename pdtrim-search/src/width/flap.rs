@@ -11,6 +11,23 @@ use crate::error::Result;
 ///
 /// On the fluctuation of each input (`pdtrim_core::objective::fluctuation`) this is FLAP's adaptive
 /// structure search with groups in the place of heads.
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::width::{BlockSize, StageWidths};
+/// use pdtrim_search::width::{BlockScores, Flap, WidthProblem, WidthStrategy};
+///
+/// // Half of the channels matter less than all else.
+/// let mlp = (0..48).map(|channel| f64::from(channel % 2)).collect();
+/// let scores = [BlockScores { block: BlockId::new(1), attention: vec![1.0, 2.0], mlp }];
+/// let size = BlockSize::of(&TinyModel::default().config);
+/// let given = StageWidths::new();
+/// let removed = Flap.choose(&WidthProblem { scores: &scores, size, ratio: 0.1, given: &given })?;
+/// let channels = &removed[&BlockId::new(1)].channels;
+/// assert!(channels.iter().all(|channel| channel % 2 == 0));
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Flap;
 

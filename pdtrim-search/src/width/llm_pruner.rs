@@ -12,6 +12,27 @@ use crate::error::Result;
 ///
 /// Its scores are the first-order importances of coupled weights
 /// (`pdtrim_core::objective::coupled_importance`).
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::width::{BlockSize, StageWidths};
+/// use pdtrim_search::width::{BlockScores, LlmPruner, WidthProblem, WidthStrategy};
+///
+/// let alike = |block| BlockScores {
+///     block: BlockId::new(block),
+///     attention: vec![1.0, 2.0],
+///     mlp: (0..48).map(f64::from).collect(),
+/// };
+/// let scores: Vec<BlockScores> = (0..16).map(alike).collect();
+/// let size = BlockSize::of(&TinyModel::default().config);
+/// let given = StageWidths::new();
+/// let removed = LlmPruner.choose(&WidthProblem { scores: &scores, size, ratio: 0.1, given: &given })?;
+/// // The first two and the last of 16 blocks keep everything.
+/// let narrow: Vec<usize> = removed.keys().map(|id| id.index()).collect();
+/// assert_eq!(narrow, (2..15).collect::<Vec<_>>());
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LlmPruner;
 

@@ -18,6 +18,16 @@ use crate::error::{Error, Result};
 const CHANNELS_OF_ONE: usize = 16;
 
 /// Scores of what may be removed from one block; higher = more worth keeping.
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_search::width::BlockScores;
+///
+/// // Two head groups, of which the second is worth more, and three channels.
+/// let (attention, mlp) = (vec![0.5, 2.0], vec![1.0, 0.1, 3.0]);
+/// let scores = BlockScores { block: BlockId::new(1), attention, mlp };
+/// assert_eq!(scores.mlp.len(), 3);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockScores {
     /// The block.
@@ -29,6 +39,26 @@ pub struct BlockScores {
 }
 
 /// What is asked for one stage.
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::width::{BlockSize, StageWidths};
+/// use pdtrim_search::width::{BlockScores, Flap, WidthProblem, WidthStrategy};
+///
+/// let scores = [1, 2].map(|block| BlockScores {
+///     block: BlockId::new(block),
+///     attention: vec![1.0, 2.0],
+///     mlp: (0..48).map(f64::from).collect(),
+/// });
+/// let size = BlockSize::of(&TinyModel::default().config);
+/// let problem = WidthProblem { scores: &scores, size, ratio: 0.2, given: &StageWidths::new() };
+/// let removed = Flap.choose(&problem)?;
+/// let gone: usize = removed.values().map(|width| size.removed_parameters(width)).sum();
+/// let share = gone as f64 / (2 * size.parameters()) as f64;
+/// assert!((share - 0.2).abs() < 0.01);
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct WidthProblem<'s> {
     /// Scores of the blocks that the stage keeps, ascending.
@@ -42,6 +72,42 @@ pub struct WidthProblem<'s> {
 }
 
 /// A way to choose widths.
+///
+/// ```
+/// use pdtrim_core::BlockId;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::width::{BlockSize, RemovedWidth, StageWidths};
+/// use pdtrim_search::Result;
+/// use pdtrim_search::width::{BlockScores, WidthProblem, WidthStrategy};
+///
+/// /// The first channels of every block, whatever they score.
+/// struct FirstChannels;
+///
+/// impl WidthStrategy for FirstChannels {
+///     fn name(&self) -> &'static str {
+///         "first-channels"
+///     }
+///
+///     fn choose(&self, problem: &WidthProblem<'_>) -> Result<StageWidths> {
+///         let share = problem.ratio * problem.size.parameters() as f64;
+///         let count = (share / problem.size.channel_parameters as f64).round() as usize;
+///         let narrow = |block: &BlockScores| {
+///             let groups = problem.given.get(&block.block).map(|given| given.groups.clone());
+///             let groups = groups.unwrap_or_default();
+///             (block.block, RemovedWidth { groups, channels: (0..count).collect() })
+///         };
+///         Ok(problem.scores.iter().map(narrow).collect())
+///     }
+/// }
+///
+/// let id = BlockId::new(1);
+/// let scores = [BlockScores { block: id, attention: vec![1.0; 2], mlp: vec![1.0; 48] }];
+/// let size = BlockSize::of(&TinyModel::default().config);
+/// let given = StageWidths::new();
+/// let problem = WidthProblem { scores: &scores, size, ratio: 0.1, given: &given };
+/// assert_eq!(FirstChannels.choose(&problem)?[&id].channels.to_string(), "0-7");
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 pub trait WidthStrategy: Sync {
     /// Its name in plans and reports.
     fn name(&self) -> &'static str;

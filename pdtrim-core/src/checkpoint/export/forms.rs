@@ -8,6 +8,14 @@ use crate::config::{Architecture, ModelConfig};
 use crate::error::{Error, Result};
 
 /// What the folder of a stage looks like.
+///
+/// ```
+/// use burn::tensor::DType;
+/// use pdtrim_core::checkpoint::{ExportForm, ExportSettings};
+///
+/// let settings = ExportSettings { form: ExportForm::NoOp, ..ExportSettings::plain(DType::BF16) };
+/// assert_eq!(settings.form.name(), "noop");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExportForm {
     /// The stock architecture with fewer layers: weights are renumbered.

@@ -44,6 +44,21 @@ pub use staging::is_export_leftover;
 pub(super) use whole::write_folder;
 
 /// What is written: the checkpoint without some blocks, and what the others have of their own.
+///
+/// ```
+/// use burn::tensor::DType;
+/// use pdtrim_core::BlockSet;
+/// use pdtrim_core::checkpoint::{Checkpoint, ExportSettings, ExportStage};
+/// use pdtrim_core::testing::tiny_checkpoint;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// # let (model, out) = (folder.path().join("model"), folder.path().join("decode"));
+/// let checkpoint = tiny_checkpoint(&model)?;
+/// let stage = ExportStage::without(BlockSet::from_indices(5, [2, 3])?);
+/// checkpoint.export(&stage, &ExportSettings::plain(DType::BF16), &out)?;
+/// assert_eq!(Checkpoint::open(&out)?.config().n_blocks, 3);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ExportStage {
     /// Blocks that the stage does without.
@@ -57,6 +72,15 @@ pub struct ExportStage {
 }
 
 /// A text file of an export.
+///
+/// ```
+/// use pdtrim_core::BlockSet;
+/// use pdtrim_core::checkpoint::{ExportFile, ExportStage};
+///
+/// let card = ExportFile { name: "README.md", text: "# Decode's stage\n".to_owned() };
+/// let stage = ExportStage { files: vec![card], ..ExportStage::without(BlockSet::empty(5)) };
+/// assert_eq!(stage.files.len(), 1);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportFile {
     /// Its name in the folder.
@@ -78,6 +102,20 @@ impl ExportStage {
 }
 
 /// What a stage has in place of the checkpoint's weights.
+///
+/// ```
+/// use pdtrim_core::checkpoint::{ExportStage, StageWeights};
+/// use pdtrim_core::repair::RepairWeights;
+/// use pdtrim_core::{BlockSet, Stage};
+///
+/// // Decode's stage with what a repair made of its blocks.
+/// let repair = RepairWeights::default();
+/// let stage = ExportStage {
+///     weights: StageWeights::Repaired(repair.of(Stage::Decode).clone()),
+///     ..ExportStage::without(BlockSet::empty(5))
+/// };
+/// assert!(matches!(stage.weights, StageWeights::Repaired(_)));
+/// ```
 #[derive(Clone, Debug, Default)]
 pub enum StageWeights {
     /// Nothing: the checkpoint's own are written.
@@ -92,6 +130,18 @@ pub enum StageWeights {
 }
 
 /// How it is written.
+///
+/// ```
+/// use burn::tensor::DType;
+/// use pdtrim_core::Bytes;
+/// use pdtrim_core::checkpoint::{ExportForm, ExportSettings};
+///
+/// let plain = ExportSettings::plain(DType::F16);
+/// assert_eq!((plain.form, plain.max_shard), (ExportForm::Plain, Bytes(5_000_000_000)));
+/// // Weights in files of 1 GB.
+/// let settings = ExportSettings { max_shard: Bytes(1_000_000_000), ..plain };
+/// assert_eq!(settings.dtype, DType::F16);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExportSettings {
     /// The form of the folder.
@@ -117,6 +167,19 @@ impl ExportSettings {
 }
 
 /// What an export wrote.
+///
+/// ```
+/// use burn::tensor::DType;
+/// use pdtrim_core::checkpoint::seeded;
+/// use pdtrim_core::testing::TinyModel;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let config = TinyModel::default().config;
+/// let report = seeded::write(&config, 7, DType::BF16, folder.path())?;
+/// assert_eq!((report.blocks, report.weight_files), (5, 1));
+/// assert_eq!(report.weight_bytes.0, 2 * config.parameters() as u64);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ExportReport {
     /// Blocks whose weights were written, zeroed ones included.

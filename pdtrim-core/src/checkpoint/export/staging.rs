@@ -18,6 +18,15 @@ use crate::error::{Error, Result};
 const MARK: &str = ".pdtrim-export-";
 
 /// Whether an entry of a folder is what a killed export left there; the next export deletes it.
+///
+/// ```
+/// use std::ffi::OsStr;
+///
+/// use pdtrim_core::checkpoint::is_export_leftover;
+///
+/// assert!(is_export_leftover(OsStr::new(".pdtrim-export-decode.x7f3")));
+/// assert!(!is_export_leftover(OsStr::new("config.json")));
+/// ```
 pub fn is_export_leftover(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(MARK.as_bytes())
 }

@@ -7,6 +7,15 @@ use thiserror::Error;
 use super::quant::{GgmlType, UnsupportedGgmlType};
 
 /// Why a GGUF file, or something in it, cannot be used. The path is left to the caller.
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::{GgufError, GgufFile};
+///
+/// let error = GgufFile::from_bytes(b"PK\x03\x04".to_vec()).unwrap_err();
+/// assert!(matches!(error, GgufError::Magic { .. }));
+/// let said = r#"file starts with "PK\x03\x04", a GGUF file starts with "GGUF""#;
+/// assert_eq!(error.to_string(), said);
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum GgufError {

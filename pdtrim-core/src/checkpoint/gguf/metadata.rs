@@ -11,6 +11,16 @@ const MIN_PAIR_BYTES: usize = 8 + 4 + 1;
 const MIN_STRING_BYTES: usize = 8;
 
 /// One metadata value.
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::{OutputType, Value};
+/// use pdtrim_core::testing::tiny_gguf;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let file = tiny_gguf(folder.path(), OutputType::F16)?;
+/// assert_eq!(file.metadata().value("llama.block_count"), Some(&Value::U32(5)));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "each variant is named after its type")]
 pub enum Value {
@@ -30,6 +40,20 @@ pub enum Value {
 }
 
 /// A metadata array; GGUF arrays have one element type.
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::{Array, OutputType, Value};
+/// use pdtrim_core::testing::tiny_gguf;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let file = tiny_gguf(folder.path(), OutputType::F16)?;
+/// let Some(Value::Array(Array::String(tokens))) = file.metadata().value("tokenizer.ggml.tokens")
+/// else {
+///     panic!("the file has a vocabulary")
+/// };
+/// assert_eq!(tokens.len(), 256);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "each variant is named after its element type")]
 pub enum Array {
@@ -105,6 +129,15 @@ impl Array {
 ///
 /// Integers are read from any integer type that can hold the value, since writers differ in the
 /// width they choose; everything else must match exactly.
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::{FromValue, Value};
+///
+/// // Any integer type that holds the value will do, a float will not.
+/// assert_eq!(u32::from_value(&Value::U8(7)), Some(7));
+/// assert_eq!(u32::from_value(&Value::I64(-7)), None);
+/// assert_eq!(u32::from_value(&Value::F32(7.0)), None);
+/// ```
 pub trait FromValue<'a>: Sized {
     /// The type's name in error messages.
     const EXPECTED: &'static str;
@@ -196,6 +229,19 @@ impl<'a> FromValue<'a> for &'a [i32] {
 }
 
 /// The key-value pairs of a GGUF header; keys are unique.
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::OutputType;
+/// use pdtrim_core::testing::tiny_gguf;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let file = tiny_gguf(folder.path(), OutputType::F16)?;
+/// let metadata = file.metadata();
+/// assert_eq!(metadata.required::<&str>("general.architecture").ok(), Some("llama"));
+/// let error = metadata.required::<u32>("llama.expert_count").unwrap_err();
+/// assert_eq!(error.to_string(), "metadata key `llama.expert_count` is missing");
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata {
     values: BTreeMap<String, Value>,

@@ -9,6 +9,12 @@ use super::error::GgufError;
 
 /// Whether the query and key rows of a file with this `general.architecture` are interleaved.
 /// Mistral and `SmolLM2` files carry `llama` as well.
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::rope_rows_are_permuted;
+///
+/// assert!(rope_rows_are_permuted("llama") && !rope_rows_are_permuted("qwen2"));
+/// ```
 #[must_use]
 pub fn rope_rows_are_permuted(architecture: &str) -> bool {
     architecture == "llama"
@@ -27,6 +33,14 @@ pub fn rope_rows_are_permuted(architecture: &str) -> bool {
 ///
 /// [`GgufError::HeadRows`] if `n_rows` does not split into heads with an even number of rows, or
 /// `values` not into rows.
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::undo_rope_permutation;
+///
+/// // One head of four rows: neighbours become halves.
+/// assert_eq!(undo_rope_permutation(&[0, 2, 1, 3], 4, 1)?, [0, 1, 2, 3]);
+/// # Ok::<(), pdtrim_core::checkpoint::gguf::GgufError>(())
+/// ```
 pub fn undo_rope_permutation<T: Copy>(
     values: &[T],
     n_rows: usize,
@@ -44,6 +58,16 @@ pub fn undo_rope_permutation<T: Copy>(
 /// # Errors
 ///
 /// [`GgufError::HeadRows`].
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::{apply_rope_permutation, undo_rope_permutation};
+///
+/// let rows = [0, 1, 2, 3, 4, 5, 6, 7];
+/// let stored = apply_rope_permutation(&rows, 8, 2)?;
+/// assert_eq!(stored, [0, 2, 1, 3, 4, 6, 5, 7]);
+/// assert_eq!(undo_rope_permutation(&stored, 8, 2)?, rows);
+/// # Ok::<(), pdtrim_core::checkpoint::gguf::GgufError>(())
+/// ```
 pub fn apply_rope_permutation<T: Copy>(
     values: &[T],
     n_rows: usize,

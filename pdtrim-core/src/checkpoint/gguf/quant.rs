@@ -24,6 +24,16 @@ const QK_K: usize = 256;
 const MIN_TASK_VALUES: usize = 1 << 16;
 
 /// A tensor element type of ggml that can be decoded.
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::GgmlType;
+///
+/// let q4_0 = GgmlType::try_from(2)?;
+/// assert_eq!(q4_0, GgmlType::Q4_0);
+/// // A 16-bit scale and 32 values of 4 bits: 4.5 bits a value.
+/// assert_eq!((q4_0.block_len(), q4_0.block_bytes()), (32, 18));
+/// # Ok::<(), pdtrim_core::checkpoint::gguf::UnsupportedGgmlType>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(
     non_camel_case_types,
@@ -48,6 +58,13 @@ pub enum GgmlType {
 }
 
 /// A type number of ggml that [`GgmlType`] does not cover.
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::GgmlType;
+///
+/// let refused = GgmlType::try_from(10).unwrap_err();
+/// assert_eq!(refused.to_string(), "ggml type 10 (Q2_K)");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("ggml type {number} ({})", self.name().unwrap_or("unknown"))]
 pub struct UnsupportedGgmlType {

@@ -22,6 +22,19 @@ const DEFAULT_ALIGNMENT: u32 = 32;
 /// apart from the others. Clones share the mapping.
 ///
 /// The file must not be truncated or written to while it is open; see [`GgufFile::open`].
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::OutputType;
+/// use pdtrim_core::testing::tiny_gguf;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let file = tiny_gguf(folder.path(), OutputType::Q8_0)?;
+/// assert_eq!(file.version(), 3);
+/// let names: Vec<&str> = file.tensors().map(|tensor| tensor.name()).collect();
+/// assert!(names.contains(&"blk.0.attn_q.weight"));
+/// assert!(file.tensor("no.such.tensor").is_none());
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct GgufFile {
     shared: Arc<Shared>,

@@ -8,6 +8,20 @@ use super::quant::GgmlType;
 pub(super) const MIN_INFO_BYTES: usize = 8 + 4 + 8 + 4 + 8;
 
 /// Name, shape and type of a tensor; rows fill whole blocks and no dimension is zero.
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::{GgmlType, OutputType};
+/// use pdtrim_core::testing::tiny_gguf;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let file = tiny_gguf(folder.path(), OutputType::Q8_0)?;
+/// let key = file.tensor("blk.0.attn_k.weight").expect("every block has one");
+/// let info = key.info();
+/// assert_eq!((info.shape(), info.ggml_type()), (&[16, 32][..], GgmlType::Q8_0));
+/// // 16 rows of one block each: a 16-bit scale and 32 bytes.
+/// assert_eq!(info.n_bytes(), 16 * 34);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     name: String,
@@ -115,6 +129,17 @@ fn sizes(dims: &[u64], ggml_type: GgmlType) -> Option<(Vec<usize>, usize)> {
 }
 
 /// A tensor of an open file.
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::OutputType;
+/// use pdtrim_core::testing::tiny_gguf;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let file = tiny_gguf(folder.path(), OutputType::Q8_0)?;
+/// let norm = file.tensor("output_norm.weight").expect("every model has one");
+/// assert_eq!(norm.dequantize(), vec![1.0; 32]);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct GgufTensor<'a> {
     info: &'a TensorInfo,

@@ -6,6 +6,14 @@ use std::path::{Path, PathBuf};
 use super::Origin;
 
 /// A source that was asked for a model and had it not.
+///
+/// ```
+/// use pdtrim_core::checkpoint::source::{Attempt, Origin, SourceError};
+///
+/// let attempt = Attempt { origin: Origin::Cache, reason: "not there".to_owned() };
+/// let error = SourceError::Unavailable { name: "tiny".to_owned(), tried: vec![attempt] };
+/// assert!(error.to_string().contains("cache: not there"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// The source.
@@ -15,6 +23,14 @@ pub struct Attempt {
 }
 
 /// Why a model cannot be had.
+///
+/// ```
+/// use pdtrim_core::checkpoint::source::{ModelSource, SourceError};
+///
+/// let error = ModelSource::parse("./no-such-folder").unwrap_err();
+/// assert!(matches!(error, SourceError::NoSuchPath { .. }));
+/// assert_eq!(error.to_string(), "there is no file or folder ./no-such-folder");
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {

@@ -1,6 +1,13 @@
 //! What an axis shows: its label, its unit, its scale and where it ends.
 
 /// How values are spread over an axis.
+///
+/// ```
+/// use pdtrim_eval::page::{Axis, AxisScale};
+///
+/// assert_eq!(Axis::new("loss").scale, AxisScale::Linear);
+/// assert_eq!(Axis::new("loss").with_log_scale().scale, AxisScale::Log);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AxisScale {
     /// Equal steps for equal differences.
@@ -11,6 +18,14 @@ pub enum AxisScale {
 }
 
 /// The unit of an axis' values.
+///
+/// ```
+/// use pdtrim_eval::page::{Axis, Unit};
+///
+/// // Shown as 0 % to 100 %.
+/// let axis = Axis::new("accuracy").with_unit(Unit::Percent);
+/// assert_eq!(axis.unit, Unit::Percent);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Unit {
     /// A plain number.
@@ -72,6 +87,15 @@ impl Unit {
 }
 
 /// One axis of a chart.
+///
+/// ```
+/// use pdtrim_eval::page::Axis;
+///
+/// // One block that ruins the model would press all others to the floor.
+/// let rises = [0.01, 0.02, 0.02, 0.03, 0.04, 0.05, 9.0];
+/// let axis = Axis::new("rise of loss").with_unit_name("nats").with_outliers_cut(rises);
+/// assert!(axis.limit.is_some_and(|limit| limit < 1.0));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Axis {
     /// What the values are, in a few words.

@@ -8,6 +8,14 @@ use super::svg::{Px, Svg};
 /// The two widths every chart is drawn for; the page's style sheet shows one of them.
 ///
 /// One drawing scaled down would have unreadable text on a phone.
+///
+/// ```
+/// use pdtrim_eval::page::{Layout, LineChart};
+///
+/// // A page holds both drawings, and its style sheet shows one of them.
+/// let chart = LineChart::default();
+/// assert_ne!(chart.render(Layout::Wide, "w"), chart.render(Layout::Narrow, "n"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// For screens and paper.
@@ -44,6 +52,14 @@ impl Layout {
 pub(super) const Y_TICKS: usize = 5;
 
 /// A dashed line at one value, such as the score that guessing reaches.
+///
+/// ```
+/// use pdtrim_eval::page::{LineChart, Reference};
+///
+/// let guessing = Reference { label: "guessing".to_owned(), value: 0.25 };
+/// let chart = LineChart { references: vec![guessing], ..LineChart::default() };
+/// assert_eq!(chart.references[0].value, 0.25);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reference {
     /// What the value is.

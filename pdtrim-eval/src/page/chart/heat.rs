@@ -22,6 +22,23 @@ const ROW_HEIGHT: f64 = 22.0;
 const WIDEST_CELL: f64 = 96.0;
 
 /// A grid of values, such as a score by two things that were varied.
+///
+/// ```
+/// use pdtrim_eval::page::{Axis, HeatMap, Layout, Unit};
+///
+/// let map = HeatMap {
+///     title: "Needles found".to_owned(),
+///     column_label: "prompt length".to_owned(),
+///     columns: ["512", "1024"].map(String::from).to_vec(),
+///     row_label: "depth".to_owned(),
+///     rows: ["0 %", "50 %"].map(String::from).to_vec(),
+///     values: Axis::new("right answers").with_unit(Unit::Percent),
+///     range: (0.0, 1.0),
+///     cells: vec![vec![Some(1.0), Some(0.95)], vec![Some(0.4), None]],
+///     ..HeatMap::default()
+/// };
+/// assert!(map.render(Layout::Wide, "needles").contains("95"));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeatMap {
     /// The chart's heading.

@@ -10,6 +10,14 @@ use super::{Figure, LegendEntry, column_decimals, series_class};
 use crate::page::table::{Cell, Column, Table};
 
 /// How a series is drawn.
+///
+/// ```
+/// use pdtrim_eval::page::{LineSeries, LineStyle};
+///
+/// // The lowest cost so far holds until a lower one is found.
+/// let best = LineSeries::new("best", [(0.0, 4.2), (12.0, 4.0)]).with_style(LineStyle::Step);
+/// assert_eq!(best.style, LineStyle::Step);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LineStyle {
     /// Points joined by straight lines, with markers while they are few.
@@ -22,6 +30,14 @@ pub enum LineStyle {
 }
 
 /// One line of a chart.
+///
+/// ```
+/// use pdtrim_eval::page::LineSeries;
+///
+/// // A point that is not a number leaves a gap.
+/// let series = LineSeries::new("loss", [(1.0, 3.3), (2.0, f64::NAN), (3.0, 3.5)]);
+/// assert_eq!(series.points.len(), 3);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LineSeries {
     /// The name in the legend and in the table.
@@ -51,6 +67,14 @@ impl LineSeries {
 }
 
 /// A labelled place on the horizontal axis.
+///
+/// ```
+/// use pdtrim_eval::page::{Annotation, LineChart};
+///
+/// let decode = Annotation { x: 120.0, label: "decode".to_owned() };
+/// let chart = LineChart { annotations: vec![decode], ..LineChart::default() };
+/// assert_eq!(chart.annotations.len(), 1);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Annotation {
     /// Where.
@@ -60,6 +84,19 @@ pub struct Annotation {
 }
 
 /// Several series over one numeric axis.
+///
+/// ```
+/// use pdtrim_eval::page::{Axis, Layout, LineChart, LineSeries};
+///
+/// let chart = LineChart {
+///     title: "Loss over removed blocks".to_owned(),
+///     x: Axis::new("removed blocks"),
+///     y: Axis::new("loss").with_unit_name("nats"),
+///     series: vec![LineSeries::new("sleb", [(1.0, 3.4), (2.0, 3.5), (3.0, 3.7)])],
+///     ..LineChart::default()
+/// };
+/// assert!(chart.render(Layout::Narrow, "loss").contains("removed blocks"));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LineChart {
     /// The chart's heading.

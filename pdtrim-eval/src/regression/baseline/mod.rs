@@ -20,6 +20,23 @@ use crate::result::DataFile;
 /// It has at least one task, each task at least one item, and each metric a finite value and a weight for
 /// each item; the weights are not negative and do not sum to 0. There is no date in it: equal runs give
 /// equal bytes.
+///
+/// ```
+/// use std::path::Path;
+///
+/// use pdtrim_eval::regression::Baseline;
+/// use pdtrim_eval::{EvalReport, Execution, Mode, Options, RunInfo, Task, Uniform, evaluate};
+///
+/// let task = Task::bundled("everyday")?;
+/// let result = evaluate(&Uniform, &task, &Options::default(), &Execution::default())?;
+/// let mut report = EvalReport::new(RunInfo::default());
+/// report.push(Mode::Dense, None, result);
+///
+/// let baseline = Baseline::of(&report)?;
+/// let read = Baseline::parse(&baseline.to_json(), Path::new("baseline.json"))?;
+/// assert_eq!(read, baseline);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Baseline {
     run: BaselineRun,
@@ -27,6 +44,15 @@ pub struct Baseline {
 }
 
 /// The run that a baseline was made from.
+///
+/// ```
+/// use pdtrim_eval::RunInfo;
+/// use pdtrim_eval::regression::BaselineRun;
+///
+/// let run = RunInfo { model: "tiny".to_owned(), date: Some(1.7e9), ..RunInfo::default() };
+/// // Without its date: equal runs give equal files.
+/// assert_eq!(BaselineRun::from(&run).model, "tiny");
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BaselineRun {

@@ -38,6 +38,35 @@ const TOKENIZED_AT_ONCE: usize = 2;
 pub(super) const HEALTH: &str = "/health";
 
 /// What the API tells of the model, and the texts around its tokens.
+///
+/// ```no_run
+/// use std::sync::Arc;
+///
+/// use pdtrim_core::testing::{TinyModel, tiny_checkpoint};
+/// use pdtrim_kv::serve::{
+///     ApiModel, Generator, Limits, Listener, Metrics, Security, Served, ServedParts, openai,
+/// };
+///
+/// # #[tokio::main]
+/// # async fn main() -> pdtrim_kv::serve::ServeResult<()> {
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// # let checkpoint = tiny_checkpoint(folder.path())?;
+/// # let parts = ServedParts::dense(Arc::new(TinyModel::default().build()), "sha256:00");
+/// # let served = Arc::new(Served::new(parts)?);
+/// let metrics = Metrics::new();
+/// let generator = Generator::unified(served, Limits::default(), metrics.clone())?;
+/// let model = ApiModel {
+///     name: "tiny".to_owned(),
+///     tokenizer: checkpoint.tokenizer()?,
+///     chat_template: checkpoint.chat_template()?,
+///     bos: checkpoint.config().bos_token_id,
+///     eos: checkpoint.config().eos_token_ids.clone(),
+/// };
+/// let listener = Listener::bind(([127, 0, 0, 1], 8000).into(), Security::default()).await?;
+/// listener.serve(openai(generator, model)?, &metrics, std::future::pending()).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct ApiModel {
     /// Its name; requests may name it or leave it out.
     pub name: String,
@@ -66,6 +95,33 @@ struct Api {
 /// # Errors
 ///
 /// [`ServeError::Template`] for a chat template that is none.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use pdtrim_core::testing::{TinyModel, tiny_checkpoint};
+/// use pdtrim_kv::serve::{
+///     ApiModel, Generator, Limits, Metrics, ServeError, Served, ServedParts, openai,
+/// };
+///
+/// # fn main() -> pdtrim_kv::serve::ServeResult<()> {
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// # let tokenizer = tiny_checkpoint(folder.path())?.tokenizer()?;
+/// # let parts = ServedParts::dense(Arc::new(TinyModel::default().build()), "sha256:00");
+/// # let served = Arc::new(Served::new(parts)?);
+/// let generator = Generator::unified(served, Limits::default(), Metrics::new())?;
+/// let model = ApiModel {
+///     name: "tiny".to_owned(),
+///     tokenizer,
+///     chat_template: Some("{% for".to_owned()),
+///     bos: None,
+///     eos: Vec::new(),
+/// };
+/// // A broken template is refused before the first client comes.
+/// assert!(matches!(openai(generator, model), Err(ServeError::Template { .. })));
+/// # Ok(())
+/// # }
+/// ```
 pub fn openai(generator: Generator, model: ApiModel) -> ServeResult<Router> {
     let token = |id: Option<u32>| {
         id.and_then(|id| model.tokenizer.token(id))

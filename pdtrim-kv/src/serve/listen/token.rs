@@ -16,6 +16,15 @@ use super::super::http::HEALTH;
 use super::refusal;
 
 /// A secret that a client shows with each request. Neither it nor its header is shown by `Debug`.
+///
+/// ```
+/// use pdtrim_kv::serve::Token;
+///
+/// let token = Token::new("a-secret").expect("visible characters");
+/// // It is not printed by mistake.
+/// assert!(!format!("{token:?}").contains("a-secret"));
+/// assert!(Token::new("two words").is_none());
+/// ```
 #[derive(Clone)]
 pub struct Token {
     header: MetadataValue<Ascii>,

@@ -2,11 +2,9 @@
 
 mod checkpoint;
 mod divergence;
+mod progress;
 mod rows;
 mod train;
-
-use std::path::Path;
-use std::time::Duration;
 
 use burn::tensor::DType;
 use pdtrim_core::model::{BlockModules, MlpOutput, with_weights};
@@ -16,11 +14,12 @@ use pdtrim_core::{BlockId, BlockSet, Boundary, PerStage, Stage};
 use serde::{Deserialize, Serialize};
 
 use super::linear::{LinearRepair, Repairs};
-use super::runs::Run;
 use crate::error::{Error, Result};
 use checkpoint::{Checkpoint, Resumed};
 use rows::{Batches, StageRows};
 use train::{Goal, Trainee};
+
+pub use progress::{DistillFit, DistillLoss, DistillPart, DistillResume, DistillStep, OnStep};
 
 /// For the kept block before each removed run: new weights, trained with `AdamW`.
 ///
@@ -34,6 +33,22 @@ use train::{Goal, Trainee};
 /// repaired prefill. Weights that make keys and values stay as they are: decode attends to what prefill
 /// computed with the ones that it has. The learning rate rises linearly over the first tenth of the
 /// steps and then falls as a cosine; gradients are clipped to a norm of 1, tensor by tensor.
+///
+/// ```
+/// use pdtrim_core::objective::Calibration;
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_core::{BlockSet, Boundary, PerStage, Stage};
+/// use pdtrim_search::repair::DistillRepair;
+///
+/// let model = TinyModel::default().build();
+/// let calibration = Calibration::new(vec![(1..49).collect(), (30..78).collect()], 36)?;
+/// let removed = PerStage::both(BlockSet::from_indices(5, [2])?);
+/// let repair = DistillRepair { run_steps: 2, steps: 1, batch: 2, ..DistillRepair::default() };
+/// let boundary = Boundary::Prefill;
+/// let fit = repair.fit(&model, &calibration, &removed, boundary, None, &mut |_| ())?;
+/// assert!(fit.weights.apply(&model, Stage::Prefill).is_some());
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DistillRepair {
     /// Steps of training on each run.
@@ -62,72 +77,6 @@ impl Default for DistillRepair {
         }
     }
 }
-
-/// What a step of training belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DistillPart {
-    /// The block before one run, by mean squared error.
-    Run(BlockId),
-    /// All of the stage's, by KL divergence in nats.
-    Predictions,
-}
-
-/// A step of training that was taken.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DistillStep {
-    /// The stage.
-    pub stage: Stage,
-    /// What is trained.
-    pub part: DistillPart,
-    /// Steps taken in this part, this one included.
-    pub step: usize,
-    /// Steps of this part.
-    pub part_steps: usize,
-    /// Steps taken in all parts of both stages.
-    pub done: usize,
-    /// Steps of all parts.
-    pub steps: usize,
-    /// Loss before the step.
-    pub loss: f64,
-}
-
-/// The loss of a part of the training.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DistillLoss {
-    /// The stage.
-    pub stage: Stage,
-    /// The block before a run; `None` for the predictions.
-    pub block: Option<BlockId>,
-    /// Mean over the first tenth of the steps.
-    pub first: f64,
-    /// Mean over the last tenth.
-    pub last: f64,
-}
-
-/// What was trained.
-#[derive(Clone, Debug)]
-pub struct DistillFit {
-    /// The new weights.
-    pub weights: RepairWeights,
-    /// Runs that no kept block is before, so that nothing makes up for them.
-    pub unrepaired: PerStage<Vec<Run>>,
-    /// How the loss fell, in the order of training.
-    pub losses: Vec<DistillLoss>,
-}
-
-/// Where progress is kept.
-#[derive(Clone, Copy, Debug)]
-pub struct DistillResume<'p> {
-    /// The file; it is left behind when the training is finished.
-    pub path: &'p Path,
-    /// What the file belongs to (model, windows, sets, boundary): another one's is replaced.
-    pub fingerprint: &'p str,
-    /// How long a part goes on before it is written again; a finished part is written at once.
-    pub every: Duration,
-}
-
-/// Called after each step.
-pub type OnStep<'f> = dyn FnMut(&DistillStep) + 'f;
 
 /// One part of the training.
 #[derive(Clone, Copy)]

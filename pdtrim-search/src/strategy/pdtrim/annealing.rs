@@ -12,6 +12,16 @@ const PROPOSALS_A_STEP: usize = 20;
 /// A set that costs Δ more is taken with probability exp(-Δ / T); T falls geometrically from one
 /// temperature to the other. The paper (arXiv:2509.04467) leaves schedule and steps unsaid; these are
 /// ours.
+///
+/// ```
+/// use pdtrim_search::{Annealing, PdTrim};
+///
+/// // A longer walk that begins hotter.
+/// let annealing = Annealing { steps: 500, start_temperature: 0.2, ..Annealing::default() };
+/// assert!(PdTrim::new(annealing).is_ok());
+/// // Temperatures have to fall.
+/// assert!(PdTrim::new(Annealing { start_temperature: 0.001, ..annealing }).is_err());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Annealing {
     /// Sets that are measured; to propose one that was measured before is no step. 0 leaves the closing

@@ -42,6 +42,27 @@ use crate::stages::StageProblem;
 ///
 /// The paper also replaces two neighbouring blocks by a distilled one: an objective that has the
 /// [distillation set](crate::CandidateSets) measures such sets with it, and nothing changes here.
+///
+/// ```
+/// use pdtrim_core::PerStage;
+/// use pdtrim_search::{Annealing, Ledger, PdTrim, Racing, StageProblem, Toy};
+///
+/// let objective = Toy::new(vec![9.0, 2.0, 1.0, 3.0, 9.0]);
+/// let annealing = Annealing { steps: 20, ..Annealing::default() };
+/// let strategy = PdTrim::new(annealing)?.with_racing(Racing::new(0.01, 0)?);
+/// let problem = StageProblem {
+///     redundancy: &PerStage::both(vec![0.5; 5]),
+///     importance: None,
+///     counts: PerStage { prefill: 1, decode: 2 },
+///     nested: true,
+///     protect_ends: true,
+/// };
+/// let mut ledger = Ledger::in_memory(&objective);
+/// let removed = problem.search(&strategy, &mut ledger, &mut |_, _| {})?;
+/// assert_eq!(removed.decode.to_indices(), [1, 2]);
+/// assert!(removed.prefill.is_subset(&removed.decode));
+/// # Ok::<(), pdtrim_search::Error>(())
+/// ```
 pub struct PdTrim<'v> {
     annealing: Annealing,
     racing: Racing,

@@ -6,6 +6,16 @@ use rayon::prelude::*;
 use super::{GgmlType, MIN_TASK_VALUES, QK};
 
 /// The element types that weights are written in.
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::OutputType;
+///
+/// // Vectors stay in f32, and rows that do not fill blocks of 32 are written in f16.
+/// assert_eq!(OutputType::Q8_0.of_weight(&[64, 32]), OutputType::Q8_0);
+/// assert_eq!(OutputType::Q8_0.of_weight(&[64, 48]), OutputType::F16);
+/// assert_eq!(OutputType::Q8_0.of_weight(&[64]), OutputType::F32);
+/// assert_eq!(OutputType::F16.encode(&[1.0]), Ok(vec![0x00, 0x3c]));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum OutputType {

@@ -28,6 +28,19 @@ const ADD_BOS_KEY: &str = "tokenizer.ggml.add_bos_token";
 const CHAT_TEMPLATE_KEY: &str = "tokenizer.chat_template";
 
 /// A tokeniser and what its GGUF file says about using it; ids are inside the vocabulary.
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::{GgufTokenizer, OutputType};
+/// use pdtrim_core::testing::tiny_gguf;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let file = tiny_gguf(folder.path(), OutputType::F16)?;
+/// let read = GgufTokenizer::from_metadata(file.metadata()).expect("bytes are tokens");
+/// let encoding = read.tokenizer.encode("two", false).expect("text of bytes");
+/// assert_eq!(encoding.len(), 3);
+/// assert!(!read.add_bos_token);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct GgufTokenizer {
     /// Text to ids and back. It never adds a BOS token by itself, whatever `add_bos_token` says.
@@ -92,6 +105,16 @@ impl GgufTokenizer {
 /// # Errors
 ///
 /// [`GgufError`] if it is no text.
+///
+/// ```
+/// use pdtrim_core::checkpoint::gguf::{OutputType, chat_template};
+/// use pdtrim_core::testing::tiny_gguf;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let file = tiny_gguf(folder.path(), OutputType::F16)?;
+/// assert_eq!(chat_template(file.metadata()).ok(), Some(None));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn chat_template(metadata: &Metadata) -> Result<Option<String>, GgufError> {
     let template = metadata.optional::<&str>(CHAT_TEMPLATE_KEY)?;
     Ok(template.map(str::to_owned))
