@@ -29,6 +29,7 @@
 
 pub mod block;
 pub mod cache;
+mod caught;
 pub mod checkpoint;
 pub mod config;
 pub mod device;
@@ -39,6 +40,7 @@ pub mod import;
 pub mod journal;
 mod kernels;
 pub mod kv_plan;
+pub mod limits;
 pub mod model;
 pub mod objective;
 pub mod pipeline;
@@ -52,12 +54,13 @@ mod units;
 pub mod width;
 
 pub use block::{BlockId, BlockList, BlockSet};
+pub use caught::caught;
 pub use config::ModelConfig;
 pub use error::{Error, Result};
 pub use kernels::{TokenScore, greedy_tokens, token_scores};
 pub use kv_plan::{BlockKv, KvEncoding, KvGroup, KvPlan, TokenSpan};
 pub use plan::{Plan, write_atomically};
 pub use stage::{Boundary, KvFill, PerStage, Stage};
-pub use text::read_text;
+pub use text::{count_json_values, open_file, parse_toml, read_bytes, read_text};
 pub use tokenizer::Tokenizer;
 pub use units::Bytes;

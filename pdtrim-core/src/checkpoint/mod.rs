@@ -20,7 +20,7 @@ pub mod source;
 mod weights;
 pub mod wheel;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -36,6 +36,7 @@ pub use export::{
 pub use licence::Licence;
 pub(crate) use names::{DOWN_PROJ, DOWN_PROJ_BIAS, O_PROJ_BIAS, block_shapes};
 use shards::Access;
+pub(crate) use shards::open_safetensors;
 
 use crate::block::BlockSet;
 use crate::config::ModelConfig;
@@ -253,7 +254,7 @@ impl Checkpoint {
 }
 
 fn hash_file(path: &Path, hasher: &mut Sha256) -> Result<()> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut file = crate::text::open_file(path)?;
     let mut buffer = vec![0; 1 << 20];
     loop {
         let read = file.read(&mut buffer).map_err(Error::io("read", path))?;

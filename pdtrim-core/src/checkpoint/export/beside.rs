@@ -1,6 +1,5 @@
 //! The files beside the weights: tokenizer, generation settings, conversation template, licence.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -8,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::config::end_tokens;
 use super::write_json;
 use crate::checkpoint::{Checkpoint, Source};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plan::write_atomically;
 
 /// Files that are copied where the source has them; `tokenizer.json` itself must be there.
@@ -87,7 +86,7 @@ impl Checkpoint {
         if !source.is_file() {
             return Ok(());
         }
-        let bytes = fs::read(&source).map_err(Error::io("read", &source))?;
+        let bytes = crate::text::read_bytes(&source, crate::limits::TOKENIZER)?;
         write_atomically(&folder.join(name), &bytes)
     }
 }
