@@ -14,6 +14,8 @@
 //! | header of a safetensors file | 25, as JSON of a known form | 100 MiB of [`SAFETENSORS_HEADER`] |
 //! | TOML of short tokens | 95 for each token | 25 MiB of [`TOML_TOKENS`] |
 //! | TOML of long texts | 8 | 128 MiB of [`PLAN`] |
+//!
+//! The test `fuzz_corpus` holds inputs of these sizes to twice their size and 192 MiB.
 
 use crate::units::Bytes;
 
