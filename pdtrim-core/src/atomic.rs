@@ -32,13 +32,13 @@ const LONGEST: usize = 200;
 /// [`Error::Io`]; the temporary file is removed.
 ///
 /// ```
-/// use pdtrim_core::{read_text, write_atomically};
+/// use pdtrim_core::{limits, read_text, write_atomically};
 ///
 /// # let folder = tempfile::tempdir().expect("a temporary folder");
 /// let path = folder.path().join("results.txt");
 /// write_atomically(&path, b"one")?;
 /// write_atomically(&path, b"two")?;
-/// assert_eq!(read_text(&path)?, "two");
+/// assert_eq!(read_text(&path, limits::PROMPT)?, "two");
 /// # Ok::<(), pdtrim_core::Error>(())
 /// ```
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -49,6 +49,34 @@ pub enum Error {
         /// What is there now.
         found: String,
     },
+    /// A path names a folder, a pipe, a socket or a device.
+    #[error("{}: expected a file, found {found}", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+    /// A file is larger than its kind may be; see [`limits`](crate::limits).
+    #[error("{}: expected at most {limit} bytes, found {found}", path.display())]
+    FileSize {
+        /// The file.
+        path: PathBuf,
+        /// The limit in bytes.
+        limit: u64,
+        /// Its size in bytes, as far as it was read.
+        found: u64,
+    },
+    /// A file has more of something in it than allowed; see [`limits`](crate::limits).
+    #[error("{}: expected at most {limit} {what}, found more", path.display())]
+    TooMany {
+        /// The file.
+        path: PathBuf,
+        /// What there is too much of.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
     /// A file is not valid JSON of the expected form.
     #[error("{} is not the expected JSON", path.display())]
     Json {
@@ -281,6 +309,14 @@ pub enum Error {
         expected: u32,
         /// The version in the file.
         found: u32,
+    },
+    /// A plan for a deeper model than any.
+    #[error("the plan's [model]: expected at most {limit} blocks, found {found}")]
+    PlanDepth {
+        /// The largest number of blocks.
+        limit: usize,
+        /// The number in the plan.
+        found: usize,
     },
     /// A plan whose repair and repair file do not go together.
     #[error("the plan's repair: expected {expected}, found `{found}`")]

@@ -8,6 +8,7 @@ use crate::atomic::write_atomically;
 use crate::block::{BlockId, BlockSet};
 use crate::error::{Error, Result};
 use crate::kv_plan::KvPlan;
+use crate::limits;
 use crate::stage::{Boundary, KvFill, PerStage, Stage};
 use crate::width::StageWidths;
 
@@ -48,7 +49,7 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// [`Error::PlanVersion`], [`Error::BlockOutOfRange`], [`Error::AllBlocksRemoved`],
+    /// [`Error::PlanVersion`], [`Error::PlanDepth`], [`Error::BlockOutOfRange`], [`Error::AllBlocksRemoved`],
     /// [`Error::NotNested`], [`Error::PlanRepair`], [`Error::Width`], [`Error::PlanWidth`] or
     /// [`Error::KvBlockTwice`].
     pub fn new(file: PlanFile) -> Result<Self> {
@@ -59,6 +60,12 @@ impl Plan {
             });
         }
         let depth = file.model.blocks;
+        if depth > limits::BLOCKS {
+            return Err(Error::PlanDepth {
+                limit: limits::BLOCKS,
+                found: depth,
+            });
+        }
         let set = |indices: &Vec<usize>| BlockSet::from_indices(depth, indices.iter().copied());
         let removed = PerStage {
             prefill: set(&file.removed.prefill)?,
@@ -83,14 +90,10 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], [`Error::NotUtf8`], [`Error::Toml`], and what [`Plan::new`] refuses.
+    /// What [`read_text`](crate::read_text) and [`parse_toml`](crate::parse_toml) refuse, and [`Plan::new`].
     pub fn read(path: &Path) -> Result<Self> {
-        let text = crate::text::read_text(path)?;
-        let file = toml::from_str(&text).map_err(|source| Error::Toml {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
-        Self::new(file)
+        let text = crate::text::read_text(path, limits::PLAN)?;
+        Self::new(crate::text::parse_toml(path, &text)?)
     }
 
     /// Writes the plan to a temporary sibling and renames it to `path`.

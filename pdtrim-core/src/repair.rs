@@ -6,21 +6,23 @@
 //! dense model. All other weights are the model's own, and so are those that make keys and values.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use burn::tensor::{DType, Tensor, TensorData};
+use safetensors::serialize;
 use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensors, serialize};
 
 use crate::atomic::write_atomically;
 use crate::block::{BlockId, BlockSet};
-use crate::checkpoint::{DOWN_PROJ, block_shapes};
+use crate::checkpoint::{DOWN_PROJ, block_shapes, open_safetensors};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::model::{BlockModules, BlockWeights, DownProjs, Llama, MlpOutput, with_weights};
 use crate::plan::{Plan, RepairFile};
 use crate::stage::{PerStage, Stage};
+use crate::text::read_bytes;
+use crate::units::Bytes;
 
 /// Name under which a repair is written.
 pub const REPAIR_FILE: &str = "repair.safetensors";
@@ -166,8 +168,8 @@ impl RepairWeights {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], [`Error::RepairHash`], [`Error::Safetensors`], [`Error::RepairTensor`] or
-    /// [`Error::TensorShape`].
+    /// [`Error::Io`], [`Error::NotAFile`], [`Error::FileSize`], [`Error::RepairHash`],
+    /// [`Error::Safetensors`], [`Error::RepairTensor`] or [`Error::TensorShape`].
     pub fn read(
         file: &RepairFile,
         folder: &Path,
@@ -175,7 +177,7 @@ impl RepairWeights {
         config: &ModelConfig,
     ) -> Result<Self> {
         let path = folder.join(&file.name);
-        let bytes = fs::read(&path).map_err(Error::io("read the plan's repair", &path))?;
+        let bytes = read_bytes(&path, size_limit(config))?;
         let found = hash(&bytes);
         if found != file.sha256 {
             let expected = file.sha256.clone();
@@ -185,10 +187,7 @@ impl RepairWeights {
                 found,
             });
         }
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| Error::Safetensors {
-            path: path.clone(),
-            reason: error.to_string(),
-        })?;
+        let tensors = open_safetensors(&path, &bytes)?;
         let door = Door {
             removed,
             path: &path,
@@ -202,6 +201,13 @@ impl RepairWeights {
         }
         Ok(weights)
     }
+}
+
+/// The most that the weights of both stages can take: every block's, in f32, and the header.
+fn size_limit(config: &ModelConfig) -> Bytes {
+    let parameters = config.block_parameters().saturating_mul(config.n_blocks);
+    let weights = parameters.saturating_mul(2 * size_of::<f32>());
+    Bytes(limits::SAFETENSORS_HEADER.0.saturating_add(weights as u64))
 }
 
 /// What the tensors of a file have to fit.

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use crate::caught::caught;
 use crate::error::{Error, Result};
+use crate::limits;
+use crate::text::count_json_values;
 
 /// A checkpoint's tokenizer; every id it makes has a row in the model's embedding.
 ///
@@ -54,12 +57,15 @@ impl Tokenizer {
         vocab_size: usize,
         ends: (Option<u32>, Option<u32>),
     ) -> Result<Self> {
-        let text = crate::text::read_text(path)?;
-        let inner = text.parse::<tokenizers::Tokenizer>();
-        let inner = inner.map_err(|reason| Error::Tokenizer {
+        let text = crate::text::read_text(path, limits::TOKENIZER)?;
+        check_values(path, &text)?;
+        let refused = |reason: String| Error::Tokenizer {
             path: path.to_owned(),
-            reason: reason.to_string(),
-        })?;
+            reason,
+        };
+        // A prefix longer than a merge's second token is a panic, for example.
+        let inner = caught(|| text.parse::<tokenizers::Tokenizer>()).map_err(refused)?;
+        let inner = inner.map_err(|reason| refused(reason.to_string()))?;
         Self::new(inner, path, vocab_size, ends, false)
     }
 
@@ -135,6 +141,23 @@ impl Tokenizer {
         })?;
         Ok(encoding.get_ids().to_vec())
     }
+}
+
+/// Refuses what is no JSON, or has more values than a vocabulary and its merges: the library makes several
+/// objects of each before it looks at them.
+fn check_values(path: &Path, text: &str) -> Result<()> {
+    let values = count_json_values(text).map_err(|reason| Error::Tokenizer {
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    })?;
+    if values <= limits::TOKENIZER_VALUES {
+        return Ok(());
+    }
+    Err(Error::TooMany {
+        path: path.to_owned(),
+        what: "JSON values",
+        limit: limits::TOKENIZER_VALUES,
+    })
 }
 
 /// Text as its tokens come; see [`Tokenizer::stream`]. A token is decoded beside few of those before it, so a

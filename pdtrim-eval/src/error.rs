@@ -136,13 +136,25 @@ pub enum Error {
         /// The paths tried.
         looked_for: String,
     },
-    /// A file could not be read.
-    #[error("cannot read {path}")]
-    Read {
-        /// The file.
+    /// The records of a data file would take more memory than its size and a fixed sum.
+    #[error("{path}: expected records of at most {limit} bytes in memory, found more")]
+    DataSize {
+        /// The data file.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A Parquet file says that something in it is larger than can be.
+    #[error("{path}, {what}: expected {expected}, found {found}")]
+    ParquetSize {
+        /// The data file.
+        path: PathBuf,
+        /// The part of the file.
+        what: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it says.
+        found: String,
     },
     /// A data file is not UTF-8.
     #[error("{place}: expected UTF-8 text, found the byte {byte:#04x}")]
@@ -383,7 +395,7 @@ pub enum Error {
         /// The item, counted from 0.
         item: usize,
     },
-    /// The journal of a killed evaluation cannot be read or written.
+    /// A file cannot be read, or the journal of a killed evaluation cannot be written.
     #[error(transparent)]
     Core(Box<pdtrim_core::Error>),
     /// The results could not be written.

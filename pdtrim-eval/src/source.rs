@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use minijinja::value::{Serde, Value as Fields};
 use pdtrim_core::hash::sha256;
+use pdtrim_core::limits;
 use serde_json::{Map, Value};
 
 use crate::bundled;
@@ -226,11 +227,11 @@ fn find(task: &str, source: &Source, folders: &Folders<'_>) -> Result<Option<Loa
                 source,
             })?;
             let bytes = read(&path)?;
-            read_as(task, source, path, name, &bytes).map(Some)
+            read_as(task, source, path, name, bytes).map(Some)
         }
         Where::Bundled(key) => {
             let text = bundled::data(key);
-            text.map(|text| read_as(task, source, key.into(), key.clone(), text.as_bytes()))
+            text.map(|text| read_as(task, source, key.into(), key.clone(), text.into()))
                 .transpose()
         }
     }
@@ -241,11 +242,11 @@ fn from_folder(task: &str, source: &Source, dir: &Path, file: &str) -> Result<Lo
     let bytes = read(&path)?;
     if let Some(labels) = &source.form.labels {
         let labels = Path::new(file).with_file_name(labels);
-        let mut loaded = read_plain(source, path, file.to_owned(), &bytes)?;
+        let mut loaded = read_plain(source, path, file.to_owned(), bytes)?;
         add_labels(&mut loaded, &labels, dir)?;
         return finished(task, source, loaded);
     }
-    read_as(task, source, path, file.to_owned(), &bytes)
+    read_as(task, source, path, file.to_owned(), bytes)
 }
 
 fn read_as(
@@ -253,13 +254,14 @@ fn read_as(
     source: &Source,
     path: PathBuf,
     name: String,
-    bytes: &[u8],
+    bytes: Vec<u8>,
 ) -> Result<Loaded> {
     finished(task, source, read_plain(source, path, name, bytes)?)
 }
 
-fn read_plain(source: &Source, path: PathBuf, name: String, bytes: &[u8]) -> Result<Loaded> {
+fn read_plain(source: &Source, path: PathBuf, name: String, bytes: Vec<u8>) -> Result<Loaded> {
     let form = &source.form;
+    let sha256 = sha256(&bytes);
     let content = format::read(&path, bytes, form.columns.as_deref(), form.pages)?;
     let empty = match &content {
         Content::Records(docs) => docs.is_empty(),
@@ -271,10 +273,7 @@ fn read_plain(source: &Source, path: PathBuf, name: String, bytes: &[u8]) -> Res
     Ok(Loaded {
         path,
         content,
-        files: vec![DataFile {
-            path: name,
-            sha256: sha256(bytes),
-        }],
+        files: vec![DataFile { path: name, sha256 }],
     })
 }
 
@@ -375,8 +374,5 @@ fn looked_for(source: &Source, folders: &Folders<'_>) -> Vec<String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| Error::Read {
-        path: path.to_owned(),
-        source,
-    })
+    Ok(pdtrim_core::read_bytes(path, limits::DATA)?)
 }

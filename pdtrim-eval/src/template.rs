@@ -6,11 +6,15 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 use crate::cleanup;
 use crate::error::{Error, Place, Result};
 
+/// Instructions that a template may take on one record; those of the bundled tasks take a few hundred.
+const FUEL: u64 = 1 << 20;
+
 /// The engine as lm-evaluation-harness sets up Jinja: strict about undefined names, and keeping the
 /// template's last newline.
 pub(crate) fn environment<'source>() -> Environment<'source> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(FUEL));
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     let mut syntax = minijinja::syntax::SyntaxConfig::builder();
     environment.set_syntax(
@@ -227,6 +231,18 @@ mod tests {
             template.text(&fields, &Place::new("f", 1)).unwrap(),
             "a < b & c\n"
         );
+    }
+
+    #[test]
+    fn a_template_that_goes_on_and_on_is_stopped() {
+        let environment = environment();
+        let nested = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
+        let template = Compiled::template(&environment, "t", "context", nested).unwrap();
+        let error = template
+            .text(&Value::UNDEFINED, &Place::new("f", 1))
+            .unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("fuel"), "{source}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
-use pdtrim_core::{Boundary, KvFill};
+use pdtrim_core::{Boundary, KvFill, limits};
 use pdtrim_kv::Selection;
 use pdtrim_search::calibration::{CalibrationSource, WindowDraw};
 use pdtrim_search::{Annealing, DistillThreshold};
@@ -304,12 +304,8 @@ impl TrimConfig {
     pub(crate) fn resolve(args: TrimArgs) -> Result<Self> {
         let mut config = match &args.config {
             Some(path) => {
-                let text = pdtrim_core::read_text(path)?;
-                let parsed = toml::from_str(&text);
-                parsed.map_err(|source| pdtrim_core::Error::Toml {
-                    path: path.clone(),
-                    source: Box::new(source),
-                })?
+                let text = pdtrim_core::read_text(path, limits::CONFIG)?;
+                pdtrim_core::parse_toml(path, &text)?
             }
             None => Self::default(),
         };

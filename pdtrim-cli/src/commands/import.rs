@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use pdtrim_core::checkpoint::Checkpoint;
 use pdtrim_core::import::{self, BlockSource, FolderStage, StageFolder};
 use pdtrim_core::plan::{PlanModel, Repair};
-use pdtrim_core::{BlockSet, Error, PerStage, Plan, write_atomically};
+use pdtrim_core::{BlockSet, Error, PerStage, Plan, limits, read_bytes, write_atomically};
 
 use crate::args::{ImportArgs, ImportStageArg};
 use crate::progress::Progress;
@@ -129,8 +129,8 @@ fn copy_beside(plan: &Plan, from: &Path, out: &Path, force: bool) -> Result<()> 
             "{} is there already; --force replaces it",
             target.display()
         );
-        let bytes = fs::read(&source)
-            .with_context(|| format!("cannot read {}, which the plan needs", source.display()))?;
+        let bytes = read_bytes(&source, limits::WEIGHTS)
+            .with_context(|| format!("the plan needs {}", source.display()))?;
         files.push((target, bytes));
     }
     for (target, bytes) in files {

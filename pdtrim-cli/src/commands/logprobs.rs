@@ -2,7 +2,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
-use pdtrim_core::{Tokenizer, read_text};
+use pdtrim_core::{Tokenizer, limits, read_text};
 use pdtrim_eval::Mode;
 use serde_json::json;
 
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &LogprobsArgs, progress: Progress) -> Result<()> {
 }
 
 pub(super) fn tokens(path: &Path, ids: bool, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-    let text = read_text(path)?;
+    let text = read_text(path, limits::PROMPT)?;
     if !ids {
         return Ok(tokenizer.encode(&text)?);
     }

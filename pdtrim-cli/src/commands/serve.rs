@@ -1,6 +1,5 @@
 //! Starts what `pdtrim-kv` serves.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -157,7 +156,7 @@ async fn listener(address: SocketAddr, port: &PortArgs) -> Result<Listener> {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+    Ok(pdtrim_core::read_bytes(path, pdtrim_core::limits::CONFIG)?)
 }
 
 /// Ends with Ctrl-C, or when the system asks. Both are heeded from the call on, not from the first await.

@@ -1,5 +1,6 @@
 //! A GGUF file as a checkpoint: config from its metadata, tensors dequantised when they are read.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,9 +10,10 @@ use burn::tensor::{DType, Shape, TensorData};
 
 use super::TensorListing;
 use super::gguf::{
-    GgufError, GgufFile, GgufTokenizer, Metadata, chat_template, rope_rows_are_permuted,
-    undo_rope_permutation,
+    GgufError, GgufFile, GgufTensor, GgufTokenizer, Metadata, chat_template,
+    rope_rows_are_permuted, undo_rope_permutation,
 };
+use super::hf::MAX_HEAD_DIM;
 use super::licence::{self, Licence};
 use super::names::{Slot, gguf_architecture, may_be_ignored, slots};
 use crate::config::{ModelConfig, RopeConfig, RopeScaling};
@@ -102,9 +104,9 @@ impl GgufSource {
 
     pub(super) fn tensors(&self, config: &ModelConfig) -> Result<Vec<PackTensor>> {
         let slots = slots(config);
+        let known: BTreeSet<&str> = slots.iter().map(|slot| slot.gguf.as_str()).collect();
         for info in self.file.tensors() {
-            let known = slots.iter().any(|slot| slot.gguf == info.name());
-            if !known && !may_be_ignored(info.name()) {
+            if !known.contains(info.name()) && !may_be_ignored(info.name()) {
                 return Err(Error::UnusedTensor {
                     path: self.path.clone(),
                     tensor: info.name().to_owned(),
@@ -239,9 +241,22 @@ fn rope(file: &GgufFile, name: &str) -> Result<RopeConfig, GgufError> {
         _ => None,
     };
     let scaling = match (file.tensor("rope_freqs.weight"), linear) {
-        (Some(factors), _) => RopeScaling::Factors(factors.dequantize()),
+        (Some(factors), _) => RopeScaling::Factors(rope_factors(&factors)?),
         (None, Some(factor)) => RopeScaling::Linear { factor },
         (None, None) => RopeScaling::None,
     };
     Ok(RopeConfig { theta, scaling })
+}
+
+/// One for each pair of a head's dimensions; how many that is, is checked with the rest of the config.
+fn rope_factors(tensor: &GgufTensor<'_>) -> Result<Vec<f32>, GgufError> {
+    let found = tensor.info().n_values();
+    if found > MAX_HEAD_DIM / 2 {
+        return Err(GgufError::TooMany {
+            field: "number of values of rope_freqs.weight",
+            limit: MAX_HEAD_DIM / 2,
+            found,
+        });
+    }
+    Ok(tensor.dequantize())
 }

@@ -14,7 +14,10 @@ use super::names::{may_be_ignored, slots};
 use super::shards::{self, Access, shards};
 use crate::config::{Architecture, ModelConfig, RopeConfig, RopeScaling};
 use crate::error::{Error, Result};
+use crate::limits;
+use crate::text::read_text;
 use crate::tokenizer::Tokenizer;
+use crate::units::Bytes;
 
 #[derive(Debug)]
 pub(super) struct HfFolder {
@@ -87,14 +90,14 @@ impl HfFolder {
                 found: "a folder without config.json".to_owned(),
             });
         }
-        let raw: RawConfig = read_json(&config_path)?;
+        let raw: RawConfig = read_json(&config_path, limits::CONFIG_VALUES)?;
         let mut config = raw.check(&config_path)?;
         // Chat models name more end tokens there than in config.json.
         let generation = path.join("generation_config.json");
         if generation.is_file()
             && let GenerationConfig {
                 eos_token_id: Some(eos),
-            } = read_json(&generation)?
+            } = read_json(&generation, limits::CONFIG)?
         {
             config.eos_token_ids = eos.into_vec();
         }
@@ -121,13 +124,14 @@ impl HfFolder {
     pub(super) fn chat_template(&self) -> Result<Option<String>> {
         let alone = self.path.join("chat_template.jinja");
         if alone.is_file() {
-            return crate::text::read_text(&alone).map(Some);
+            return read_text(&alone, limits::TEMPLATE).map(Some);
         }
         let config = self.path.join("tokenizer_config.json");
         if !config.is_file() {
             return Ok(None);
         }
-        Ok(match read_json::<TemplateField>(&config)?.chat_template {
+        let field: TemplateField = read_json(&config, limits::CONFIG)?;
+        Ok(match field.chat_template {
             Some(Templates::One(template)) => Some(template),
             Some(Templates::Named(named)) => {
                 let mut named = named.into_iter();
@@ -141,7 +145,7 @@ impl HfFolder {
 
     /// `config.json` as it is.
     pub(super) fn config_json(&self) -> Result<Map<String, Value>> {
-        read_json(&self.path.join("config.json"))
+        read_json(&self.path.join("config.json"), limits::CONFIG_VALUES)
     }
 
     pub(super) fn listing(&self) -> Result<Vec<TensorListing>> {
@@ -208,6 +212,13 @@ impl HfFolder {
         for path in &self.shards {
             let held = shards::tensors(path, access)?.into_iter();
             tensors.extend(held.map(|tensor| (tensor.name.clone(), (path.clone(), tensor))));
+            if tensors.len() > limits::TENSORS {
+                return Err(Error::TooMany {
+                    path: self.path.clone(),
+                    what: "tensors",
+                    limit: limits::TENSORS as u64,
+                });
+            }
         }
         Ok(tensors)
     }
@@ -241,8 +252,8 @@ struct NamedTemplate {
     template: String,
 }
 
-pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = crate::text::read_text(path)?;
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path, limit: Bytes) -> Result<T> {
+    let text = read_text(path, limit)?;
     serde_json::from_str(&text).map_err(|source| Error::Json {
         path: path.to_owned(),
         source,
@@ -364,15 +375,18 @@ impl RawConfig {
     }
 }
 
+/// Largest width of a head.
+pub(super) const MAX_HEAD_DIM: usize = 1 << 14;
+
 /// Refuses sizes that no model has, or that would ask for absurd memory before a tensor is looked at.
 pub(super) fn check(path: &Path, config: &ModelConfig) -> Result<()> {
     let fields = [
         ("hidden_size", config.hidden_size, 1 << 20),
         ("intermediate_size", config.intermediate_size, 1 << 22),
-        ("num_hidden_layers", config.n_blocks, 1 << 12),
+        ("num_hidden_layers", config.n_blocks, limits::BLOCKS),
         ("num_attention_heads", config.n_heads, 1 << 14),
         ("num_key_value_heads", config.n_kv_heads, 1 << 14),
-        ("head_dim", config.head_dim, 1 << 14),
+        ("head_dim", config.head_dim, MAX_HEAD_DIM),
         ("vocab_size", config.vocab_size, 1 << 24),
         ("max_position_embeddings", config.context_length, 1 << 30),
     ];

@@ -1,9 +1,7 @@
 //! The licence that a checkpoint says it has.
 
-use std::fs;
-
 use super::{Checkpoint, Source};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A licence as a model card names it.
 ///
@@ -46,7 +44,7 @@ impl Checkpoint {
         };
         let card = self.path().join("README.md");
         if card.is_file() {
-            let bytes = fs::read(&card).map_err(Error::io("read", &card))?;
+            let bytes = crate::text::read_bytes(&card, crate::limits::CARD)?;
             if let Some(licence) = of_card(&String::from_utf8_lossy(&bytes)) {
                 return Ok(Some(licence));
             }

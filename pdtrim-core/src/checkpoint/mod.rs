@@ -36,6 +36,7 @@ pub use export::{
 pub use licence::Licence;
 pub(crate) use names::{DOWN_PROJ, DOWN_PROJ_BIAS, O_PROJ_BIAS, block_shapes};
 use shards::Access;
+pub(crate) use shards::open_safetensors;
 
 use crate::block::BlockSet;
 use crate::config::ModelConfig;

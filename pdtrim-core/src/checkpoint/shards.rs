@@ -14,6 +14,8 @@ use serde::Deserialize;
 
 use super::hf::read_json;
 use crate::error::{Error, Result};
+use crate::limits;
+use crate::text::open_file;
 
 /// Where the bytes of a tensor come from when they are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ pub(super) fn shards(path: &Path) -> Result<Vec<PathBuf>> {
             found: "neither".to_owned(),
         });
     }
-    let index: ShardIndex = read_json(&index_path)?;
+    let index: ShardIndex = read_json(&index_path, limits::INDEX)?;
     let names: BTreeSet<String> = index.weight_map.into_values().collect();
     let shard = |name: String| {
         let shard = path.join(&name);
@@ -71,7 +73,7 @@ pub(super) fn tensors(path: &Path, access: Access) -> Result<Vec<PackTensor>> {
         reason,
     };
     let file = map(path)?;
-    let held = SafeTensors::deserialize(&file).map_err(|error| broken(error.to_string()))?;
+    let held = open_safetensors(path, &file)?;
     let tensor = |(name, view): (String, TensorView<'_>)| {
         let dtype = burn_dtype(view.dtype())
             .ok_or_else(|| broken(format!("{name} has elements of type {:?}", view.dtype())))?;
@@ -96,6 +98,28 @@ pub(super) fn tensors(path: &Path, access: Access) -> Result<Vec<PackTensor>> {
         ))
     };
     held.tensors().into_iter().map(tensor).collect()
+}
+
+/// The tensors of the safetensors file that was read from `path`.
+///
+/// A header larger than any model's is refused before the library, whose own limit is 100 MB, makes objects of
+/// it; see [`limits`].
+///
+/// # Errors
+///
+/// [`Error::Safetensors`].
+pub(crate) fn open_safetensors<'f>(path: &Path, file: &'f [u8]) -> Result<SafeTensors<'f>> {
+    let broken = |reason: String| Error::Safetensors {
+        path: path.to_owned(),
+        reason,
+    };
+    let limit = limits::SAFETENSORS_HEADER.0;
+    match file.first_chunk().map(|size| u64::from_le_bytes(*size)) {
+        Some(found) if found > limit => Err(broken(format!(
+            "expected a header of at most {limit} bytes, found {found}"
+        ))),
+        _ => SafeTensors::deserialize(file).map_err(|error| broken(error.to_string())),
+    }
 }
 
 /// Where a tensor's bytes lie.
@@ -130,7 +154,7 @@ impl Place {
 
 #[expect(unsafe_code, reason = "checkpoints are mapped, not read")]
 fn map(path: &Path) -> Result<bytes::Bytes> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file = open_file(path)?;
     // SAFETY: as with every program that maps a checkpoint, the file must not be truncated or
     // rewritten in place while it is in use. `pdtrim` itself replaces files by renaming.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;

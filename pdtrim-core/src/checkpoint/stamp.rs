@@ -4,7 +4,7 @@
 //! computed with. Size, time of the last write and, on Unix, the file's number tell that it happened.
 //! A write that puts all three back is not seen, and one that makes a mapped file shorter ends the process.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::text::open_file;
 
 /// A file at the moment when it was opened.
 #[derive(Debug)]
@@ -57,7 +58,7 @@ impl Stamp {
     /// Feeds the file to `hasher`; fails as [`check`](Self::check).
     pub(super) fn hash(&self, hasher: &mut Sha256) -> Result<()> {
         let failed = || Error::io("read", &self.path);
-        let mut file = File::open(&self.path).map_err(failed())?;
+        let mut file = open_file(&self.path)?;
         let mut buffer = vec![0; 1 << 20];
         loop {
             let read = file.read(&mut buffer).map_err(failed())?;
@@ -120,6 +121,7 @@ fn identity(_: &Metadata) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::time::Duration;
 
     use super::*;

@@ -108,7 +108,7 @@ impl StageFolder {
             path: path.clone(),
             source,
         };
-        let text = crate::text::read_text(&path)?;
+        let text = crate::text::read_text(&path, crate::limits::CONFIG_VALUES)?;
         let mut config: Map<String, Value> = serde_json::from_str(&text).map_err(json)?;
         let Some(about) = config.remove("pdtrim") else {
             let expected = "what an export of a plan's stage writes";

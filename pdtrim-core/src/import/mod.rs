@@ -58,7 +58,7 @@ impl BlockSource {
     /// with the field that says what a plan cannot: blocks that are repeated, moved, scaled, or taken from
     /// several models.
     pub fn read(path: &Path, depth: usize) -> Result<Self> {
-        let text = crate::text::read_text(path)?;
+        let text = crate::text::read_text(path, crate::limits::RECIPE)?;
         let extension = path.extension().and_then(|extension| extension.to_str());
         match extension {
             Some("yml" | "yaml") => mergekit::read(path, &text, depth),

@@ -230,3 +230,14 @@ fn pairs_are_kept_blocks_before_removed_ones_of_a_repaired_plan() {
         "{error}"
     );
 }
+
+#[test]
+fn a_plan_deeper_than_any_model_is_refused() {
+    // Block indices have 16 bits; a larger one was a panic.
+    let mut deep = file(&[1], &[1, 2]);
+    deep.model.blocks = 1 << 40;
+    deep.removed.decode.push(1 << 20);
+    let error = Plan::new(deep).unwrap_err().to_string();
+    let expected = "the plan's [model]: expected at most 4096 blocks, found 1099511627776";
+    assert_eq!(error, expected);
+}

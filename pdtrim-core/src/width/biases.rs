@@ -1,20 +1,22 @@
 //! The file beside the plan with the biases of narrower blocks: f32 tensors `[hidden]`, called
 //! `prefill.layers.{l}.self_attn.o_proj.bias` and `….mlp.down_proj.bias`, or `decode.…`.
 
-use std::fs;
 use std::path::Path;
 
+use safetensors::serialize;
 use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensors, serialize};
 use serde::{Deserialize, Serialize};
 
 use super::{StageBiases, Widths};
 use crate::atomic::write_atomically;
 use crate::block::{BlockId, BlockSet};
-use crate::checkpoint::{DOWN_PROJ_BIAS, O_PROJ_BIAS};
+use crate::checkpoint::{DOWN_PROJ_BIAS, O_PROJ_BIAS, open_safetensors};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::stage::{PerStage, Stage};
+use crate::text::read_bytes;
+use crate::units::Bytes;
 
 /// Name under which biases are written.
 pub const WIDTH_FILE: &str = "width.safetensors";
@@ -88,7 +90,8 @@ impl Widths {
 ///
 /// # Errors
 ///
-/// [`Error::Io`], [`Error::WidthHash`], [`Error::Safetensors`] or [`Error::RepairTensor`].
+/// [`Error::Io`], [`Error::NotAFile`], [`Error::FileSize`], [`Error::WidthHash`], [`Error::Safetensors`] or
+/// [`Error::RepairTensor`].
 pub(super) fn read(
     file: &WidthFile,
     folder: &Path,
@@ -96,7 +99,7 @@ pub(super) fn read(
     config: &ModelConfig,
 ) -> Result<PerStage<StageBiases>> {
     let path = folder.join(&file.name);
-    let bytes = fs::read(&path).map_err(Error::io("read the plan's biases", &path))?;
+    let bytes = read_bytes(&path, size_limit(config))?;
     let found = hash(&bytes);
     if found != file.sha256 {
         let expected = file.sha256.clone();
@@ -106,10 +109,7 @@ pub(super) fn read(
             found,
         });
     }
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| Error::Safetensors {
-        path: path.clone(),
-        reason: error.to_string(),
-    })?;
+    let tensors = open_safetensors(&path, &bytes)?;
     let mut biases = PerStage::<StageBiases>::default();
     for (name, view) in tensors.iter() {
         let refused = |expected: String, found: String| Error::RepairTensor {
@@ -143,6 +143,12 @@ pub(super) fn read(
         }
     }
     Ok(biases)
+}
+
+/// The most that the biases of both stages can take: two for each block, in f32, and the header.
+fn size_limit(config: &ModelConfig) -> Bytes {
+    let values = 2 * PARTS.len() * config.n_blocks * config.hidden_size;
+    Bytes(limits::SAFETENSORS_HEADER.0 + (values * size_of::<f32>()) as u64)
 }
 
 /// Stage, block and place in [`PARTS`] of a tensor's name.

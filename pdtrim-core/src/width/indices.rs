@@ -1,6 +1,6 @@
 //! Sets of indices in a short text form.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -11,7 +11,8 @@ use crate::error::Error;
 /// Largest index that a text may name; no model has a wider MLP.
 const LIMIT: usize = 1 << 22;
 
-/// A set of indices, written in ascending order as single ones and ranges: `4,17-19`.
+/// A set of indices, written in ascending order as single ones and ranges: `4,17-19`. It is held as ranges
+/// too, so that a short text makes a small set.
 ///
 /// ```
 /// use pdtrim_core::width::Indices;
@@ -25,65 +26,90 @@ const LIMIT: usize = 1 << 22;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Indices(BTreeSet<usize>);
+pub struct Indices {
+    /// First and last index of each run; no two runs touch.
+    runs: BTreeMap<usize, usize>,
+}
 
 impl Indices {
     /// The indices, ascending.
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        self.0.iter().copied()
+        self.runs.iter().flat_map(|(&first, &last)| first..=last)
     }
 
     /// Number of indices.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.runs.iter().map(|(first, last)| last - first + 1).sum()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.runs.is_empty()
     }
 
     /// Whether `index` is one of them.
     pub fn contains(&self, index: usize) -> bool {
-        self.0.contains(&index)
+        self.covers(index, index)
     }
 
     /// The largest.
     pub fn last(&self) -> Option<usize> {
-        self.0.last().copied()
+        self.runs.values().next_back().copied()
     }
 
     /// Adds `index`; says whether it is new.
     pub fn insert(&mut self, index: usize) -> bool {
-        self.0.insert(index)
+        let is_new = !self.contains(index);
+        self.insert_run(index, index);
+        is_new
     }
 
     /// Whether all of them are in `other`.
     pub fn is_subset(&self, other: &Self) -> bool {
-        self.0.is_subset(&other.0)
+        let mut runs = self.runs.iter();
+        runs.all(|(&first, &last)| other.covers(first, last))
     }
 
     /// The indices below `size` that are not in the set, ascending.
     pub fn kept(&self, size: usize) -> Vec<usize> {
         (0..size).filter(|index| !self.contains(*index)).collect()
     }
+
+    /// Whether one run has both `first` and `last`.
+    fn covers(&self, first: usize, last: usize) -> bool {
+        let run = self.runs.range(..=first).next_back();
+        run.is_some_and(|(_, &end)| last <= end)
+    }
+
+    /// Adds a run, joined with all those that it touches.
+    fn insert_run(&mut self, mut first: usize, mut last: usize) {
+        let touching = |runs: &BTreeMap<usize, usize>, first: usize, last: usize| {
+            let run = runs.range(..=last.saturating_add(1)).next_back();
+            let run = run.map(|(&start, &end)| (start, end));
+            run.filter(|(_, end)| end.saturating_add(1) >= first)
+        };
+        while let Some((start, end)) = touching(&self.runs, first, last) {
+            self.runs.remove(&start);
+            (first, last) = (first.min(start), last.max(end));
+        }
+        self.runs.insert(first, last);
+    }
 }
 
 impl FromIterator<usize> for Indices {
     fn from_iter<I: IntoIterator<Item = usize>>(indices: I) -> Self {
-        Self(indices.into_iter().collect())
+        let mut set = Self::default();
+        for index in indices {
+            set.insert_run(index, index);
+        }
+        set
     }
 }
 
 impl fmt::Display for Indices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest = self.iter().peekable();
         let mut separator = "";
-        while let Some(first) = rest.next() {
-            let mut last = first;
-            while let Some(next) = rest.next_if_eq(&(last + 1)) {
-                last = next;
-            }
+        for (first, last) in &self.runs {
             write!(f, "{separator}{first}")?;
             if last > first {
                 write!(f, "-{last}")?;
@@ -106,7 +132,7 @@ impl FromStr for Indices {
         for part in parts {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             match (number(first), number(last)) {
-                (Some(first), Some(last)) if first <= last => indices.0.extend(first..=last),
+                (Some(first), Some(last)) if first <= last => indices.insert_run(first, last),
                 _ => {
                     return Err(Error::Choice {
                         field: "list of channels",
@@ -141,6 +167,8 @@ impl From<Indices> for String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -151,6 +179,27 @@ mod tests {
             let indices: Indices = set.into_iter().collect();
             prop_assert_eq!(indices.to_string().parse::<Indices>().unwrap(), indices);
         }
+
+        #[test]
+        fn a_set_holds_what_was_put_in(order in proptest::collection::vec(0_usize..40, 0..60), other in proptest::collection::btree_set(0_usize..40, 0..40)) {
+            let expected: BTreeSet<usize> = order.iter().copied().collect();
+            let mut set = Indices::default();
+            let mut seen = BTreeSet::new();
+            for &index in &order {
+                prop_assert_eq!(set.insert(index), seen.insert(index));
+            }
+            prop_assert_eq!(set.iter().collect::<Vec<_>>(), expected.iter().copied().collect::<Vec<_>>());
+            prop_assert_eq!(set.len(), expected.len());
+            prop_assert_eq!(set.last(), expected.last().copied());
+            prop_assert_eq!(set.is_empty(), expected.is_empty());
+            let text = order.iter().map(|index| format!("{index}-{}", index + 2)).collect::<Vec<_>>();
+            let wide: Indices = text.join(",").parse().unwrap();
+            let all: BTreeSet<usize> = order.iter().flat_map(|&index| index..index + 3).collect();
+            prop_assert_eq!(&wide, &all.iter().copied().collect());
+            let others: Indices = other.iter().copied().collect();
+            prop_assert_eq!(set.is_subset(&others), expected.is_subset(&other));
+            prop_assert!(set.is_subset(&wide));
+        }
     }
 
     #[test]
@@ -159,6 +208,13 @@ mod tests {
         assert_eq!(indices.to_string(), "4,6-7,17-19");
         assert_eq!(Indices::default().to_string(), "");
         assert_eq!(indices.kept(8), [0, 1, 2, 3, 5]);
+    }
+
+    #[test]
+    fn a_long_range_takes_no_more_than_a_short_one() {
+        // 57 000 of them were 57 000 times four million entries of a set.
+        let set: Indices = vec!["0-4194303"; 57_000].join(",").parse().unwrap();
+        assert_eq!((set.len(), set.runs.len()), (1 << 22, 1));
     }
 
     #[test]

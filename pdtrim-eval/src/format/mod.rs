@@ -1,5 +1,6 @@
 //! Data files as records.
 
+mod budget;
 mod csv;
 mod jsonl;
 mod pages;
@@ -82,16 +83,16 @@ impl Content {
 /// Reads `bytes`, the content of `path`.
 pub(crate) fn read(
     path: &Path,
-    bytes: &[u8],
+    bytes: Vec<u8>,
     columns: Option<&[String]>,
     pages: bool,
 ) -> Result<Content> {
     let records = match Format::of(path) {
-        Format::Jsonl => jsonl::read(path, utf8(path, bytes)?)?,
-        Format::Csv => csv::read(path, utf8(path, bytes)?, columns)?,
+        Format::Jsonl => jsonl::read(path, utf8(path, &bytes)?)?,
+        Format::Csv => csv::read(path, utf8(path, &bytes)?, columns)?,
         Format::Parquet => parquet::read(path, bytes)?,
-        Format::Text if pages => pages::read(utf8(path, bytes)?),
-        Format::Text => return Ok(Content::Text(utf8(path, bytes)?.to_owned())),
+        Format::Text if pages => pages::read(utf8(path, &bytes)?),
+        Format::Text => return Ok(Content::Text(utf8(path, &bytes)?.to_owned())),
     };
     Ok(Content::Records(records))
 }

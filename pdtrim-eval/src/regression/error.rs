@@ -1,6 +1,5 @@
 //! What can go wrong between a baseline and a gate.
 
-use std::io;
 use std::path::PathBuf;
 
 use crate::metric::MetricName;
@@ -38,7 +37,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        source: Box<pdtrim_core::Error>,
     },
     /// A baseline could not be written.
     #[error("cannot write the baseline")]

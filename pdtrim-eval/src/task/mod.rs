@@ -92,6 +92,7 @@ mod tests;
 
 use std::path::Path;
 
+use pdtrim_core::limits;
 use serde_json::{Value, json};
 
 use crate::bundled;
@@ -261,10 +262,7 @@ impl Task {
     ///
     /// When the file cannot be read, or as [`Task::parse`].
     pub fn from_file(path: &Path) -> Result<Vec<Self>> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = pdtrim_core::read_text(path, limits::TASK)?;
         Self::parse_all(&text, &path.display().to_string())
     }
 

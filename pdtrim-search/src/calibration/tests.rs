@@ -304,6 +304,20 @@ fn blank_records_of_a_jsonl_file_are_left_out() {
 }
 
 #[test]
+fn a_record_of_millions_of_values_is_refused_before_they_are_made() {
+    let place = Place::new();
+    let numbers = "0,".repeat(pdtrim_core::limits::RECORD_VALUES as usize);
+    place.write("x.jsonl", &format!("{{\"text\": [{numbers}0]}}\n"));
+    let source = format!("{}/x.jsonl", place.0.path().display());
+    let read = Corpus::read(&source.parse().unwrap(), None, Part::Calibration);
+    let error = read.err().unwrap().to_string();
+    assert!(
+        error.ends_with("expected at most 4194304 JSON values, found more"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_name_that_is_no_file_gets_the_known_names() {
     let error = Place::new().error("wikitxt2");
     for word in ["wikitxt2", "prose", "wikitext2", "piqa+mmlu", "c4", "self"] {

@@ -31,7 +31,10 @@ pub(super) fn windows(
     );
     let (name, text) = match &args.text {
         None => ("bundled prose".to_owned(), BUNDLED_PROSE.to_owned()),
-        Some(path) => (path.display().to_string(), pdtrim_core::read_text(path)?),
+        Some(path) => (
+            path.display().to_string(),
+            pdtrim_core::read_text(path, pdtrim_core::limits::PROMPT)?,
+        ),
     };
     let tokens = session.tokenizer.encode(&text)?;
     ensure!(!tokens.is_empty(), "{name} holds no token");

@@ -1,20 +1,17 @@
 //! Shards' folders joined into one table.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use pdtrim_core::{limits, read_bytes};
 
 use super::report::{Measured, Outcome, Run};
 
 /// Folders that do not belong together.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MergeError {
-    #[error("cannot read {}", path.display())]
-    Read {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Read(pdtrim_core::Error),
     #[error("{} is not a table of `pdtrim compare`", path.display())]
     Syntax {
         path: PathBuf,
@@ -79,10 +76,7 @@ pub(super) fn merge(folders: &[PathBuf]) -> Result<Measured, MergeError> {
 
 fn read(folder: &Path) -> Result<Measured, MergeError> {
     let path = folder.join("compare.json");
-    let text = fs::read(&path).map_err(|source| MergeError::Read {
-        path: path.clone(),
-        source,
-    })?;
+    let text = read_bytes(&path, limits::RESULTS).map_err(MergeError::Read)?;
     serde_json::from_slice(&text).map_err(|source| MergeError::Syntax { path, source })
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use pdtrim_core::read_text;
+use pdtrim_core::{limits, read_text};
 use serde::Deserialize;
 
 /// A metric of a task in one mode.
@@ -58,7 +58,7 @@ pub(super) fn beside(plan: &Path, model: &str) -> Result<Vec<Score>> {
     if !path.is_file() {
         return Ok(Vec::new());
     }
-    let text = read_text(&path)?;
+    let text = read_text(&path, limits::RESULTS)?;
     let file: File = serde_json::from_str(&text).with_context(|| {
         format!(
             "{} is not the results file of `pdtrim trim` or `pdtrim eval`; move it elsewhere, or the plan",

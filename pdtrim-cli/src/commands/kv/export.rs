@@ -1,7 +1,7 @@
 //! `pdtrim kv export`: a prompt's keys and values for vLLM.
 
 use anyhow::{Result, ensure};
-use pdtrim_core::{Boundary, read_text};
+use pdtrim_core::{Boundary, limits, read_text};
 use pdtrim_eval::Mode;
 use pdtrim_kv::vllm::{self, folder_name, stored_tokens};
 
@@ -29,7 +29,7 @@ pub(super) fn run(args: &KvExportArgs, progress: Progress) -> Result<()> {
     let prompt = if args.ids {
         logprobs::tokens(&args.prompt_file, true, &session.tokenizer)?
     } else {
-        let text = read_text(&args.prompt_file)?;
+        let text = read_text(&args.prompt_file, limits::PROMPT)?;
         session.tokenizer.encode_prompt(&text)?
     };
     let block_size = args.block_size.get();

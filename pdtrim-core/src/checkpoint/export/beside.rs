@@ -1,6 +1,5 @@
 //! The files beside the weights: tokenizer, generation settings, conversation template, licence.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -9,7 +8,7 @@ use super::config::end_tokens;
 use super::write_json;
 use crate::atomic::write_atomically;
 use crate::checkpoint::{Checkpoint, Source};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Files that are copied where the source has them; `tokenizer.json` itself must be there.
 const COPIED: [&str; 12] = [
@@ -87,7 +86,7 @@ impl Checkpoint {
         if !source.is_file() {
             return Ok(());
         }
-        let bytes = fs::read(&source).map_err(Error::io("read", &source))?;
+        let bytes = crate::text::read_bytes(&source, crate::limits::TOKENIZER)?;
         write_atomically(&folder.join(name), &bytes)
     }
 }

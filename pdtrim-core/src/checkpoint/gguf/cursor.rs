@@ -51,8 +51,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads a count of entries that take at least `entry_bytes` each, and refuses one that the
-    /// bytes left cannot hold. So a `Vec` of that many entries is at most a small multiple of the
-    /// file.
+    /// bytes left cannot hold. So a `Vec` of that many numbers is at most as large as the file.
     pub(super) fn count(
         &mut self,
         field: &'static str,
@@ -64,6 +63,25 @@ impl<'a> Cursor<'a> {
             return Err(self.truncated(field, needed));
         }
         usize::try_from(count).map_err(|_| self.truncated(field, needed))
+    }
+
+    /// As [`Self::count`], and refuses one above `limit`, so that what is made of the entries has a fixed
+    /// size at most.
+    pub(super) fn limited_count(
+        &mut self,
+        field: &'static str,
+        entry_bytes: usize,
+        limit: usize,
+    ) -> Result<usize, GgufError> {
+        let found = self.count(field, entry_bytes)?;
+        if found > limit {
+            return Err(GgufError::TooMany {
+                field,
+                limit,
+                found,
+            });
+        }
+        Ok(found)
     }
 
     pub(super) fn string(&mut self, field: &'static str) -> Result<&'a str, GgufError> {

@@ -54,6 +54,22 @@ pub enum GgufError {
         /// How many there are.
         left: usize,
     },
+    /// The path names a folder, a pipe, a socket or a device.
+    #[error("expected a GGUF file, found {found}")]
+    NotAFile {
+        /// What is there.
+        found: &'static str,
+    },
+    /// There is more of something than in any model.
+    #[error("{field} is {found}, expected at most {limit}")]
+    TooMany {
+        /// What is counted.
+        field: &'static str,
+        /// The limit.
+        limit: usize,
+        /// How many there are, or how many up to the one that is too many.
+        found: usize,
+    },
     /// A string is not valid UTF-8.
     #[error("{field} at byte {position} is not UTF-8")]
     Utf8 {

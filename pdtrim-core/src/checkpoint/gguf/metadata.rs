@@ -10,6 +10,11 @@ const MIN_PAIR_BYTES: usize = 8 + 4 + 1;
 /// Bytes that the shortest string takes: its length.
 const MIN_STRING_BYTES: usize = 8;
 
+/// Pairs of a header; files have a few dozen.
+const MAX_PAIRS: usize = 1 << 12;
+/// Strings in all arrays of a header; a vocabulary of 300 000 tokens with 500 000 merges has 800 000.
+const MAX_STRINGS: usize = 1 << 21;
+
 /// One metadata value.
 ///
 /// ```
@@ -297,9 +302,10 @@ impl Metadata {
     /// Reads the pairs; their number comes from [`Self::read_count`].
     pub(super) fn read(cursor: &mut Cursor<'_>, n_pairs: usize) -> Result<Self, GgufError> {
         let mut values = BTreeMap::new();
+        let mut strings_left = MAX_STRINGS;
         for _ in 0..n_pairs {
             let key = cursor.string("metadata key")?;
-            let value = read_value(cursor, key)?;
+            let value = read_value(cursor, key, &mut strings_left)?;
             if values.insert(key.to_owned(), value).is_some() {
                 return Err(GgufError::DuplicateKey {
                     key: key.to_owned(),
@@ -310,14 +316,18 @@ impl Metadata {
     }
 
     pub(super) fn read_count(cursor: &mut Cursor<'_>) -> Result<usize, GgufError> {
-        cursor.count("metadata count", MIN_PAIR_BYTES)
+        cursor.limited_count("metadata count", MIN_PAIR_BYTES, MAX_PAIRS)
     }
 }
 
 /// What [`Cursor`] errors call the bytes after a key.
 const VALUE: &str = "metadata value";
 
-fn read_value(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, GgufError> {
+fn read_value(
+    cursor: &mut Cursor<'_>,
+    key: &str,
+    strings_left: &mut usize,
+) -> Result<Value, GgufError> {
     Ok(match cursor.u32("metadata value type")? {
         0 => Value::U8(u8::from_le_bytes(cursor.array(VALUE)?)),
         1 => Value::I8(i8::from_le_bytes(cursor.array(VALUE)?)),
@@ -328,7 +338,7 @@ fn read_value(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, GgufError> {
         6 => Value::F32(f32::from_le_bytes(cursor.array(VALUE)?)),
         7 => Value::Bool(read_bool(cursor, key)?),
         8 => Value::String(cursor.string(VALUE)?.to_owned()),
-        9 => Value::Array(read_array(cursor, key)?),
+        9 => Value::Array(read_array(cursor, key, strings_left)?),
         10 => Value::U64(u64::from_le_bytes(cursor.array(VALUE)?)),
         11 => Value::I64(i64::from_le_bytes(cursor.array(VALUE)?)),
         12 => Value::F64(f64::from_le_bytes(cursor.array(VALUE)?)),
@@ -336,7 +346,11 @@ fn read_value(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, GgufError> {
     })
 }
 
-fn read_array(cursor: &mut Cursor<'_>, key: &str) -> Result<Array, GgufError> {
+fn read_array(
+    cursor: &mut Cursor<'_>,
+    key: &str,
+    strings_left: &mut usize,
+) -> Result<Array, GgufError> {
     Ok(match cursor.u32("metadata array type")? {
         0 => Array::U8(read_numbers(cursor, u8::from_le_bytes)?),
         1 => Array::I8(read_numbers(cursor, i8::from_le_bytes)?),
@@ -345,18 +359,15 @@ fn read_array(cursor: &mut Cursor<'_>, key: &str) -> Result<Array, GgufError> {
         4 => Array::U32(read_numbers(cursor, u32::from_le_bytes)?),
         5 => Array::I32(read_numbers(cursor, i32::from_le_bytes)?),
         6 => Array::F32(read_numbers(cursor, f32::from_le_bytes)?),
-        7 => Array::Bool({
+        7 => {
             let n = cursor.count(ARRAY_LENGTH, 1)?;
-            (0..n)
-                .map(|_| read_bool(cursor, key))
-                .collect::<Result<_, _>>()?
-        }),
-        8 => Array::String({
-            let n = cursor.count(ARRAY_LENGTH, MIN_STRING_BYTES)?;
-            (0..n)
-                .map(|_| cursor.string(VALUE).map(str::to_owned))
-                .collect::<Result<_, _>>()?
-        }),
+            Array::Bool(exactly(n, || read_bool(cursor, key))?)
+        }
+        8 => {
+            let n = cursor.limited_count(STRINGS, MIN_STRING_BYTES, *strings_left)?;
+            *strings_left -= n;
+            Array::String(exactly(n, || cursor.string(VALUE).map(str::to_owned))?)
+        }
         9 => {
             return Err(GgufError::NestedArray {
                 key: key.to_owned(),
@@ -370,15 +381,27 @@ fn read_array(cursor: &mut Cursor<'_>, key: &str) -> Result<Array, GgufError> {
 }
 
 const ARRAY_LENGTH: &str = "metadata array length";
+const STRINGS: &str = "number of strings in a metadata array";
+
+/// `n` values in a list of just their size: collecting results would grow one by doubling, up to three
+/// times of it while it moves.
+fn exactly<T>(
+    n: usize,
+    mut read: impl FnMut() -> Result<T, GgufError>,
+) -> Result<Vec<T>, GgufError> {
+    let mut values = Vec::with_capacity(n);
+    for _ in 0..n {
+        values.push(read()?);
+    }
+    Ok(values)
+}
 
 fn read_numbers<const N: usize, T>(
     cursor: &mut Cursor<'_>,
     from_le_bytes: impl Fn([u8; N]) -> T,
 ) -> Result<Vec<T>, GgufError> {
     let n = cursor.count(ARRAY_LENGTH, N)?;
-    (0..n)
-        .map(|_| cursor.array(VALUE).map(&from_le_bytes))
-        .collect()
+    exactly(n, || cursor.array(VALUE).map(&from_le_bytes))
 }
 
 fn read_bool(cursor: &mut Cursor<'_>, key: &str) -> Result<bool, GgufError> {

@@ -1,8 +1,7 @@
 //! Opening a GGUF file and checking its header.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -64,7 +63,8 @@ struct Header {
     version: u32,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
-    index_by_name: HashMap<String, usize>,
+    /// Places in `tensors`, ordered by name.
+    by_name: Vec<usize>,
     /// Where the data section starts in the file.
     data_start: usize,
 }
@@ -79,12 +79,18 @@ impl GgufFile {
     ///
     /// # Errors
     ///
-    /// [`GgufError::Io`] if the file cannot be mapped, else what [`Self::from_bytes`] says.
+    /// [`GgufError::Io`] if the file cannot be mapped, [`GgufError::NotAFile`], else what [`Self::from_bytes`] says.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, GgufError> {
-        let file = File::open(path).map_err(|source| GgufError::Io {
+        let failed = |source| GgufError::Io {
             action: "open",
             source,
-        })?;
+        };
+        // Opening a pipe would wait for a writer.
+        let kind = fs::metadata(&path).map_err(failed)?.file_type();
+        if let Some(found) = crate::text::not_a_file(kind) {
+            return Err(GgufError::NotAFile { found });
+        }
+        let file = File::open(path).map_err(failed)?;
         #[expect(
             unsafe_code,
             reason = "mapping is unsafe because the file may change underneath; the documentation \
@@ -138,7 +144,10 @@ impl GgufFile {
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<GgufTensor<'_>> {
         let header = &self.shared.header;
-        let info = &header.tensors[*header.index_by_name.get(name)?];
+        let place = header
+            .by_name
+            .binary_search_by(|&index| header.tensors[index].name().cmp(name));
+        let info = &header.tensors[header.by_name[place.ok()?]];
         let data = header
             .data_section(self.shared.bytes.as_slice())
             .get(usize::try_from(info.offset()).ok()?..)?
@@ -169,25 +178,17 @@ impl Header {
             found if matches!(found.swap_bytes(), 1..=3) => return Err(GgufError::BigEndian),
             found => return Err(GgufError::Version { found }),
         };
-        let n_tensors = cursor.count("tensor count", MIN_INFO_BYTES)?;
+        let n_tensors =
+            cursor.limited_count("tensor count", MIN_INFO_BYTES, crate::limits::TENSORS)?;
         let n_pairs = Metadata::read_count(&mut cursor)?;
         let metadata = Metadata::read(&mut cursor, n_pairs)?;
         let alignment = alignment(&metadata)?;
 
-        let mut tensors = Vec::new();
-        let mut index_by_name = HashMap::new();
-        for index in 0..n_tensors {
-            let tensor = TensorInfo::read(&mut cursor)?;
-            if index_by_name
-                .insert(tensor.name().to_owned(), index)
-                .is_some()
-            {
-                return Err(GgufError::DuplicateTensor {
-                    tensor: tensor.name().to_owned(),
-                });
-            }
-            tensors.push(tensor);
+        let mut tensors = Vec::with_capacity(n_tensors);
+        for _ in 0..n_tensors {
+            tensors.push(TensorInfo::read(&mut cursor)?);
         }
+        let by_name = by_name(&tensors)?;
 
         let data_start = cursor
             .position()
@@ -197,7 +198,7 @@ impl Header {
             version,
             metadata,
             tensors,
-            index_by_name,
+            by_name,
             data_start,
         };
         header.check_tensor_ranges(header.data_section(bytes).len(), alignment)?;
@@ -244,6 +245,22 @@ impl Header {
             }
         }
         Ok(())
+    }
+}
+
+/// Places in the table, ordered by name; a name that comes twice is refused.
+fn by_name(tensors: &[TensorInfo]) -> Result<Vec<usize>, GgufError> {
+    let name = |index: usize| tensors[index].name();
+    let mut by_name: Vec<usize> = (0..tensors.len()).collect();
+    by_name.sort_by_key(|&index| name(index));
+    match by_name
+        .windows(2)
+        .find(|pair| name(pair[0]) == name(pair[1]))
+    {
+        Some(pair) => Err(GgufError::DuplicateTensor {
+            tensor: name(pair[0]).to_owned(),
+        }),
+        None => Ok(by_name),
     }
 }
 

@@ -209,7 +209,8 @@ impl<'a, T: RepoType> HubRepo<'a, T> {
             path: index.to_owned(),
             found,
         };
-        let text = fs::read(index).map_err(SourceError::io("read", index))?;
+        let text = crate::text::read_bytes(index, crate::limits::INDEX);
+        let text = text.map_err(|error| bad(error.to_string()))?;
         let parsed: Index =
             serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
         let mut shards: Vec<String> = parsed.weight_map.into_values().collect();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pdtrim_core::Boundary;
+use pdtrim_core::{Boundary, count_json_values};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -60,7 +60,16 @@ pub(super) fn text(baseline: &Baseline) -> String {
     String::from_utf8(text).expect("JSON is UTF-8")
 }
 
+/// Values in a file, and items of a task: a value of two bytes becomes one of 16 in a list that grows by
+/// doubling, an item of a byte two numbers of 8.
+const MAX_VALUES: u64 = 1 << 22;
+
 pub(super) fn parse(text: &str, path: &Path) -> Result<Baseline> {
+    let values = count_json_values(text).map_err(|error| syntax(path, &error))?;
+    if values > MAX_VALUES {
+        let expected = format!("at most {MAX_VALUES} values in the file");
+        return Err(wrong(path, "tasks", expected, values.to_string()));
+    }
     let form: Form = json(text, path)?;
     if form.pdtrim_baseline != Some(Value::from(VERSION)) {
         let found = form.pdtrim_baseline;
@@ -92,16 +101,18 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Baseline> {
 }
 
 fn json<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
-    serde_json::from_str(text).map_err(|error| {
-        let place = format!(" at line {} column {}", error.line(), error.column());
-        let reason = error.to_string();
-        Error::Json {
-            path: path.to_owned(),
-            line: error.line(),
-            column: error.column(),
-            reason: reason.strip_suffix(&place).unwrap_or(&reason).to_owned(),
-        }
-    })
+    serde_json::from_str(text).map_err(|error| syntax(path, &error))
+}
+
+fn syntax(path: &Path, error: &serde_json::Error) -> Error {
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let reason = error.to_string();
+    Error::Json {
+        path: path.to_owned(),
+        line: error.line(),
+        column: error.column(),
+        reason: reason.strip_suffix(&place).unwrap_or(&reason).to_owned(),
+    }
 }
 
 pub(super) fn wrong(
@@ -137,6 +148,11 @@ impl FileTask {
         if self.items == 0 {
             let field = format!("{field}.items");
             return Err(wrong(path, field, "at least one item", "0"));
+        }
+        if self.items as u64 > MAX_VALUES {
+            let field = format!("{field}.items");
+            let expected = format!("at most {MAX_VALUES} items");
+            return Err(wrong(path, field, expected, self.items.to_string()));
         }
         let mut metrics: Vec<Measured> = Vec::new();
         for (index, metric) in self.metrics.into_iter().enumerate() {

@@ -150,9 +150,10 @@ impl Baseline {
     ///
     /// [`Error::Read`], or as [`parse`](Self::parse).
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+        let text = pdtrim_core::read_text(path, pdtrim_core::limits::RESULTS);
+        let text = text.map_err(|source| Error::Read {
             path: path.to_owned(),
-            source,
+            source: Box::new(source),
         })?;
         Self::parse(&text, path)
     }

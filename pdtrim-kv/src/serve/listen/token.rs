@@ -44,7 +44,7 @@ impl Token {
     ///
     /// [`ServeError::File`] if it cannot be read, is empty, or is not of visible ASCII characters.
     pub fn read(path: &Path) -> ServeResult<Self> {
-        let text = pdtrim_core::read_text(path)?;
+        let text = pdtrim_core::read_text(path, pdtrim_core::limits::CONFIG)?;
         Self::new(text.trim()).ok_or_else(|| ServeError::File {
             path: path.to_owned(),
             reason: "expected a token of visible ASCII characters".to_owned(),

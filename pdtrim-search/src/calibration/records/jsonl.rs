@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use pdtrim_core::{count_json_values, limits};
 use serde_json::{Map, Value};
 
 use super::Reader;
@@ -17,11 +18,26 @@ pub(super) struct Record {
 /// The records of a file.
 pub(super) fn records(path: &Path, read: &mut Reader) -> Result<Vec<Record>> {
     let text = read.read(path)?;
+    check_values(path, &text)?;
     let lines = text.lines().enumerate();
     lines
         .filter(|(_, line)| !line.trim().is_empty())
         .map(|(index, line)| Record::parse(path, index + 1, line))
         .collect()
+}
+
+/// Refuses more values than items are made of; what is no JSON is left to whoever parses it.
+fn check_values(path: &Path, text: &str) -> Result<()> {
+    let values = text.lines().filter_map(|line| count_json_values(line).ok());
+    if values.sum::<u64>() <= limits::RECORD_VALUES {
+        return Ok(());
+    }
+    Err(pdtrim_core::Error::TooMany {
+        path: path.to_owned(),
+        what: "JSON values",
+        limit: limits::RECORD_VALUES,
+    }
+    .into())
 }
 
 /// The given fields of each record, joined by line breaks; a record without any text there is left out.

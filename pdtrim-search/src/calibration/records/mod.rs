@@ -7,7 +7,7 @@ mod piqa;
 
 use std::path::{Path, PathBuf};
 
-use pdtrim_core::read_text;
+use pdtrim_core::{limits, read_text};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
@@ -40,7 +40,7 @@ pub(super) struct Reader {
 impl Reader {
     /// The text of a file, without a byte order mark.
     pub(super) fn read(&mut self, path: &Path) -> Result<String> {
-        let text = read_text(path)?;
+        let text = read_text(path, limits::DATA)?;
         if text.trim().is_empty() {
             let path = path.to_owned();
             return Err(pdtrim_core::Error::EmptyFile { path }.into());

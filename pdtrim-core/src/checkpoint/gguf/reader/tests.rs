@@ -327,3 +327,42 @@ proptest! {
         prop_assert!(GgufFile::from_bytes(file).is_err());
     }
 }
+
+/// A header with counts that the bytes after it need not bear out.
+fn header(n_tensors: u64, n_pairs: u64, rest: &[u8]) -> Vec<u8> {
+    let mut file = b"GGUF".to_vec();
+    file.extend(3_u32.to_le_bytes());
+    file.extend(n_tensors.to_le_bytes());
+    file.extend(n_pairs.to_le_bytes());
+    file.extend(rest);
+    file
+}
+
+#[test]
+fn more_pairs_tensors_and_strings_than_a_model_has_are_refused() {
+    let said = |bytes| GgufFile::from_bytes(bytes).unwrap_err().to_string();
+    let zeros = vec![0; 32 * 65_537];
+    let pairs = said(header(0, 4097, &zeros));
+    assert_eq!(pairs, "metadata count is 4097, expected at most 4096");
+    let tensors = said(header(65_537, 0, &zeros));
+    assert_eq!(tensors, "tensor count is 65537, expected at most 65536");
+    // Two arrays, each of which alone would be allowed.
+    let n = 1_100_000;
+    let many = vec![0; 8 * n];
+    let writer = GgufWriter::new().array("a", 8, n as u64, &many);
+    let strings = message(writer.array("b", 8, n as u64, &many));
+    let expected = "number of strings in a metadata array is 1100000, expected at most 997152";
+    assert_eq!(strings, expected);
+}
+
+#[test]
+fn what_is_no_file_is_not_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = GgufFile::open(folder.path()).unwrap_err().to_string();
+    assert_eq!(error, "expected a GGUF file, found a folder");
+    #[cfg(unix)]
+    {
+        let error = GgufFile::open("/dev/null").unwrap_err().to_string();
+        assert_eq!(error, "expected a GGUF file, found a device");
+    }
+}

@@ -16,7 +16,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
-use super::{GgufError, Metadata, Vocabulary, build_error};
+use super::{GgufError, Metadata, Vocabulary, build_error, check_bytes};
 
 const PRE_KEY: &str = "tokenizer.ggml.pre";
 const MERGES_KEY: &str = "tokenizer.ggml.merges";
@@ -99,6 +99,7 @@ pub(super) fn build(
 /// panics on a merge that is longer than every token.
 fn read_merges(metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> Result<Merges, GgufError> {
     let lines: &[String] = metadata.required(MERGES_KEY)?;
+    check_bytes("size in bytes of tokenizer.ggml.merges", lines)?;
     let mut merges = Merges::with_capacity(lines.len());
     for (index, merge) in lines.iter().enumerate() {
         let pair = merge

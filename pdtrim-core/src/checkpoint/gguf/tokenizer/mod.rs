@@ -27,6 +27,9 @@ const EOS_KEY: &str = "tokenizer.ggml.eos_token_id";
 const ADD_BOS_KEY: &str = "tokenizer.ggml.add_bos_token";
 const CHAT_TEMPLATE_KEY: &str = "tokenizer.chat_template";
 
+/// Bytes of all tokens, and of all merges; vocabularies of 300 000 tokens have less than 10 MB of each.
+const MAX_TEXT_BYTES: usize = 1 << 26;
+
 /// A tokeniser and what its GGUF file says about using it; ids are inside the vocabulary.
 ///
 /// ```
@@ -68,6 +71,9 @@ impl GgufTokenizer {
     /// or inconsistent.
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, GgufError> {
         let vocabulary = Vocabulary::read(metadata)?;
+        // Before the tokeniser is built, which takes more memory than all of this.
+        let bos_token_id = vocabulary.token_id(metadata, BOS_KEY)?;
+        let eos_token_id = vocabulary.token_id(metadata, EOS_KEY)?;
         let (mut tokenizer, adds_bos_by_default) = match metadata.required(MODEL_KEY)? {
             "gpt2" => byte_level::build(metadata, &vocabulary)?,
             "llama" => (sentence_piece::build(metadata, &vocabulary)?, true),
@@ -81,7 +87,6 @@ impl GgufTokenizer {
         };
         vocabulary.add_special_tokens(&mut tokenizer)?;
 
-        let bos_token_id = vocabulary.token_id(metadata, BOS_KEY)?;
         let add_bos_token = metadata
             .optional(ADD_BOS_KEY)?
             .unwrap_or(adds_bos_by_default);
@@ -93,7 +98,7 @@ impl GgufTokenizer {
         Ok(Self {
             tokenizer,
             bos_token_id,
-            eos_token_id: vocabulary.token_id(metadata, EOS_KEY)?,
+            eos_token_id,
             add_bos_token,
             chat_template: chat_template(metadata)?,
         })
@@ -161,6 +166,7 @@ struct Vocabulary<'a> {
 impl<'a> Vocabulary<'a> {
     fn read(metadata: &'a Metadata) -> Result<Self, GgufError> {
         let tokens: &[String] = metadata.required(TOKENS_KEY)?;
+        check_bytes("size in bytes of tokenizer.ggml.tokens", tokens)?;
         let mut id_by_token = HashMap::with_capacity(tokens.len());
         for (id, token) in (0..).zip(tokens) {
             if let Some(first) = id_by_token.insert(token.as_str(), id) {
@@ -240,6 +246,19 @@ fn check_length(key: &'static str, found: usize, expected: usize) -> Result<(), 
             expected,
         })
     }
+}
+
+/// Refuses longer texts than any vocabulary has: `tokenizers` keeps several copies of each.
+fn check_bytes(field: &'static str, texts: &[String]) -> Result<(), GgufError> {
+    let found = texts.iter().map(String::len).sum();
+    if found <= MAX_TEXT_BYTES {
+        return Ok(());
+    }
+    Err(GgufError::TooMany {
+        field,
+        limit: MAX_TEXT_BYTES,
+        found,
+    })
 }
 
 fn build_error(source: tokenizers::Error) -> GgufError {

@@ -21,6 +21,12 @@ const SPACE: &str = "▁";
 /// Real pieces have at most a few dozen bytes; the work per piece grows with the square.
 const MAX_PIECE_BYTES: usize = 1024;
 
+/// Merges of a vocabulary: 300 000 pieces give about 700 000.
+const MAX_MERGES: usize = 1 << 21;
+/// Bytes of the pieces that merges make. A chain of pieces, each a letter longer than the one before,
+/// gives a hundred times the vocabulary's size; real ones give about four times.
+const MAX_MERGE_BYTES: usize = 1 << 26;
+
 /// The tokeniser, without special tokens.
 pub(super) fn build(
     metadata: &Metadata,
@@ -71,6 +77,28 @@ fn unknown_token<'a>(
     Ok(id.map(|id| vocabulary.tokens[id].as_str()))
 }
 
+/// Refuses more merges than any vocabulary gives, a piece late at most.
+fn check_limits(merges: usize, bytes: usize) -> Result<(), GgufError> {
+    let refused = |field, limit, found| {
+        Err(GgufError::TooMany {
+            field,
+            limit,
+            found,
+        })
+    };
+    if merges > MAX_MERGES {
+        return refused("number of merges of the tokens", MAX_MERGES, merges);
+    }
+    if bytes > MAX_MERGE_BYTES {
+        return refused(
+            "size in bytes of the tokens' merges",
+            MAX_MERGE_BYTES,
+            bytes,
+        );
+    }
+    Ok(())
+}
+
 /// One way to make a piece, with what decides its rank.
 struct ScoredMerge<'a> {
     score: f32,
@@ -90,6 +118,7 @@ fn merges_by_score(vocabulary: &Vocabulary<'_>, scores: &[f32]) -> Result<Merges
         id.is_some_and(|id| vocabulary.types[id as usize] == TokenType::Normal)
     };
     let mut merges = Vec::new();
+    let mut merge_bytes = 0;
     for (id, (token, &score)) in vocabulary.tokens.iter().zip(scores).enumerate() {
         if vocabulary.types[id] != TokenType::Normal {
             continue;
@@ -101,9 +130,11 @@ fn merges_by_score(vocabulary: &Vocabulary<'_>, scores: &[f32]) -> Result<Merges
                 limit: MAX_PIECE_BYTES,
             });
         }
+        check_limits(merges.len(), merge_bytes)?;
         for (at, _) in token.char_indices().skip(1) {
             let (left, right) = token.split_at(at);
             if is_ordinary(left) && is_ordinary(right) {
+                merge_bytes += token.len();
                 merges.push(ScoredMerge { score, left, right });
             }
         }

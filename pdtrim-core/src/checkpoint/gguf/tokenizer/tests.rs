@@ -479,3 +479,27 @@ fn an_unknown_model_is_refused_by_name() {
         "metadata key `tokenizer.ggml.model` is \"bert\", known are gpt2, llama"
     );
 }
+
+#[test]
+fn texts_and_merges_beyond_any_vocabulary_are_refused() {
+    let half = "x".repeat((1 << 25) + 1);
+    let long = two_tokens(&[&half, &format!("y{half}")], &[NORMAL, NORMAL]);
+    let said = refusal(long);
+    let expected = "size in bytes of tokenizer.ggml.tokens is 67108867, expected at most 67108864";
+    assert_eq!(said, expected);
+
+    // Pieces that are each a letter longer than the one before: each merges in as many ways as it has letters.
+    let chain = |letter: char| (1..=1000).map(move |n| letter.to_string().repeat(n));
+    let tokens: Vec<String> = ('a'..='z').flat_map(chain).collect();
+    let types = vec![NORMAL; tokens.len()];
+    let writer = GgufWriter::new()
+        .string("tokenizer.ggml.model", "llama")
+        .strings("tokenizer.ggml.tokens", &tokens)
+        .f32s("tokenizer.ggml.scores", &vec![0.0; tokens.len()])
+        .i32s("tokenizer.ggml.token_type", &types);
+    let said = refusal(writer);
+    assert!(
+        said.starts_with("size in bytes of the tokens' merges is 67"),
+        "{said}"
+    );
+}
