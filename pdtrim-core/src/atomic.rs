@@ -57,6 +57,17 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 ///
 /// [`Error::Io`].
+///
+/// ```
+/// use pdtrim_core::check_writable;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// check_writable(&folder.path().join("results.json"))?;
+/// // A folder cannot be replaced by a file, and nothing is left behind.
+/// assert!(check_writable(folder.path()).is_err());
+/// assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn check_writable(path: &Path) -> Result<()> {
     let there = fs::metadata(path);
     if there.is_ok_and(|there| !there.is_file() && !there.is_dir()) {
@@ -68,6 +79,18 @@ pub fn check_writable(path: &Path) -> Result<()> {
 
 /// Deletes the temporary files that killed processes left in `folder`. What is being written, and what
 /// cannot be looked at or deleted, stays.
+///
+/// ```
+/// use pdtrim_core::delete_leftovers;
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// for name in [".pdtrim-plan.toml-Ab12Cd", "plan.toml"] {
+///     std::fs::write(folder.path().join(name), "half").expect("a file");
+/// }
+/// delete_leftovers(folder.path());
+/// assert!(folder.path().join("plan.toml").exists());
+/// assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1);
+/// ```
 pub fn delete_leftovers(folder: &Path) {
     sweep(folder, |name| {
         name.as_encoded_bytes().starts_with(MARK.as_bytes())
@@ -126,6 +149,19 @@ pub(crate) fn put(file: NamedTempFile, path: &Path) -> Result<()> {
 
 /// A folder in the making, which takes the place of one that is there; dropped without
 /// [`finish`](Self::finish), nothing is left of it.
+///
+/// ```
+/// use pdtrim_core::NewFolder;
+///
+/// # let place = tempfile::tempdir().expect("a temporary folder");
+/// let path = place.path().join("stage");
+/// let folder = NewFolder::begin(&path)?;
+/// std::fs::write(folder.path().join("config.json"), "{}").expect("a file");
+/// assert!(!path.exists());
+/// folder.finish()?;
+/// assert!(path.join("config.json").exists());
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct NewFolder {
     path: PathBuf,

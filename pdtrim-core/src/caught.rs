@@ -9,6 +9,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// # Errors
 ///
 /// The panic's message.
+///
+/// ```
+/// use pdtrim_core::caught;
+///
+/// assert_eq!(caught(|| 1 + 1), Ok(2));
+/// let said = caught(|| panic!("a header of 3 bytes")).unwrap_err();
+/// assert!(said.ends_with("a header of 3 bytes"));
+/// ```
 pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| message(panic.as_ref()))
 }

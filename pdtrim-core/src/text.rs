@@ -43,6 +43,18 @@ pub fn read_text(path: &Path, limit: Bytes) -> Result<String> {
 ///
 /// [`Error::Io`], [`Error::NotAFile`], or [`Error::FileSize`] for a file that is larger, or grows to be while it
 /// is read.
+///
+/// ```
+/// use pdtrim_core::{Bytes, Error, read_bytes};
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let path = folder.path().join("weights");
+/// # std::fs::write(&path, [7; 9]).expect("a file");
+/// assert_eq!(read_bytes(&path, Bytes(9))?, [7; 9]);
+/// let refused = read_bytes(&path, Bytes(8));
+/// assert!(matches!(refused, Err(Error::FileSize { limit: 8, found: 9, .. })));
+/// # Ok::<(), Error>(())
+/// ```
 pub fn read_bytes(path: &Path, limit: Bytes) -> Result<Vec<u8>> {
     let file = open_file(path)?;
     let too_large = |found| Error::FileSize {
@@ -69,6 +81,14 @@ pub fn read_bytes(path: &Path, limit: Bytes) -> Result<Vec<u8>> {
 /// # Errors
 ///
 /// [`Error::Io`] or [`Error::NotAFile`].
+///
+/// ```
+/// use pdtrim_core::{Error, open_file};
+///
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// let refused = open_file(folder.path());
+/// assert!(matches!(refused, Err(Error::NotAFile { found: "a folder", .. })));
+/// ```
 pub fn open_file(path: &Path) -> Result<File> {
     let kind = fs::metadata(path).map_err(Error::io("read", path))?;
     match not_a_file(kind.file_type()) {
@@ -106,6 +126,19 @@ pub(crate) fn not_a_file(kind: fs::FileType) -> Option<&'static str> {
 /// # Errors
 ///
 /// [`Error::TooMany`] for more than [`limits::TOML_TOKENS`] tokens, [`Error::Toml`].
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use std::path::Path;
+///
+/// use pdtrim_core::parse_toml;
+///
+/// let settings: BTreeMap<String, usize> = parse_toml(Path::new("run.toml"), "windows = 16")?;
+/// assert_eq!(settings["windows"], 16);
+/// let error = parse_toml::<BTreeMap<String, usize>>(Path::new("run.toml"), "windows = ").unwrap_err();
+/// assert!(error.to_string().contains("run.toml"));
+/// # Ok::<(), pdtrim_core::Error>(())
+/// ```
 pub fn parse_toml<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
     // The parser lists them before anything else, in about ten times the text's size.
     let tokens = toml_parser::Source::new(text).lex();
@@ -129,6 +162,13 @@ pub fn parse_toml<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
 /// # Errors
 ///
 /// Where and why the text is not JSON.
+///
+/// ```
+/// use pdtrim_core::count_json_values;
+///
+/// // The list and what is in it.
+/// assert_eq!(count_json_values("[1, 2, {\"a\": 3}]").expect("JSON"), 5);
+/// ```
 pub fn count_json_values(text: &str) -> serde_json::Result<u64> {
     let mut count = 0;
     let mut parser = serde_json::Deserializer::from_str(text);

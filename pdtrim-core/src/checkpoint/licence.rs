@@ -36,7 +36,7 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], [`Error::Json`] or [`Error::Gguf`].
+    /// As [`Checkpoint::chat_template`].
     pub fn licence(&self) -> Result<Option<Licence>> {
         let folder = match &self.source {
             Source::Gguf(file) => return file.licence(),

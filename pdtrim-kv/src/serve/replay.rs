@@ -20,6 +20,20 @@ const WITHIN: Duration = Duration::from_mins(10);
 /// # Errors
 ///
 /// What prefill reports.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_kv::serve::replay::{receive, record};
+/// use pdtrim_kv::serve::{Served, ServedParts};
+///
+/// let model = Arc::new(TinyModel::default().build());
+/// let served = Served::new(ServedParts::dense(model, "sha256:00"))?;
+/// let answer = record(&served, &[3, 1, 4], false)?;
+/// assert!(receive(&served, 3, &answer)? > 0);
+/// # Ok::<(), pdtrim_kv::serve::ServeError>(())
+/// ```
 pub fn record(served: &Served, prompt: &[u32], zstd: bool) -> ServeResult<Vec<u8>> {
     let (sender, mut blocks) = unbounded_channel();
     let last = compute(served, prompt, Due::after(WITHIN), sender)?;
@@ -49,6 +63,20 @@ pub fn record(served: &Served, prompt: &[u32], zstd: bool) -> ServeResult<Vec<u8
 /// # Errors
 ///
 /// [`ServeError::Wire`] for what does not follow from the plan and the prompt.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use pdtrim_core::testing::TinyModel;
+/// use pdtrim_kv::serve::replay::{receive, record};
+/// use pdtrim_kv::serve::{Served, ServedParts};
+///
+/// let model = Arc::new(TinyModel::default().build());
+/// let served = Served::new(ServedParts::dense(model, "sha256:00"))?;
+/// let answer = record(&served, &[3, 1, 4], false)?;
+/// assert!(receive(&served, 3, &answer[..answer.len() - 1]).is_err());
+/// # Ok::<(), pdtrim_kv::serve::ServeError>(())
+/// ```
 pub fn receive(served: &Served, length: usize, mut frames: &[u8]) -> ServeResult<u64> {
     let (identity, last) = (served.identity().clone(), served.sends_last_hidden());
     let mut assembler = Assembler::new(identity, served.on_wire(length), last);
