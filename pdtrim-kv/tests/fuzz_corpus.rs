@@ -18,6 +18,12 @@ use pdtrim_kv::serve::replay::{receive, record};
 use serde_json::{Value, json};
 use targets::PROMPT;
 
+/// Reads an input and returns the memory that this took.
+type Target = fn(&[u8]) -> usize;
+
+/// What is read, and the function that reads it.
+const TARGETS: [(&str, Target); 2] = [("wire", targets::wire), ("http", targets::http)];
+
 fn corpus(target: &str) -> PathBuf {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     fuzz.join("corpus").join(target)
@@ -32,16 +38,13 @@ fn alone() -> MutexGuard<'static, ()> {
 #[test]
 fn every_input_is_refused_or_answered_in_bounded_memory() {
     let _turn = alone();
-    for (target, run, least) in [
-        ("wire", targets::wire as fn(&[u8]) -> usize, 12),
-        ("http", targets::http as fn(&[u8]) -> usize, 20),
-    ] {
+    for (target, run) in TARGETS {
         // What is made once, and kept.
         run(b"\0");
         let files = fs::read_dir(corpus(target)).unwrap();
         let mut paths: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
         paths.sort();
-        assert!(paths.len() >= least, "{target}: {} files", paths.len());
+        assert!(paths.len() >= 12, "{target}: {} files", paths.len());
         for path in paths {
             let (name, input) = (path.file_name().unwrap(), fs::read(&path).unwrap());
             print_taken(target, &name.to_string_lossy(), &input, run);
@@ -64,8 +67,79 @@ fn every_input_is_refused_or_answered_in_bounded_memory() {
     clippy::print_stderr,
     reason = "says what each input took, where it is asked for"
 )]
-fn print_taken(target: &str, name: &str, input: &[u8], run: fn(&[u8]) -> usize) {
+fn print_taken(target: &str, name: &str, input: &[u8], run: Target) {
     eprintln!("{target}/{name}: {} bytes took {}", input.len(), run(input));
+}
+
+/// Numbers of a known course (splitmix64).
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % limit.max(1) as u64) as usize
+    }
+
+    /// One input of the corpus after some changes: bytes that differ, are gone, twice there, or of another input.
+    fn mutated(&mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
+        const WORDS: [&[u8]; 10] = [
+            b"\"",
+            b"{",
+            b"[[",
+            b"null",
+            b"-1",
+            b"1e309",
+            b"\xff\xff\xff\xff",
+            b"\0\0\0\0",
+            b"\\u0000",
+            b",\"stop\":",
+        ];
+        let mut input = corpus[self.below(corpus.len())].clone();
+        for _ in 0..=self.below(4) {
+            let at = self.below(input.len());
+            let end = (at + self.below(40)).min(input.len());
+            match self.below(5) {
+                0 if !input.is_empty() => input[at] = self.below(256) as u8,
+                1 => drop(input.drain(at..end)),
+                2 => input.extend_from_within(at..end),
+                3 => drop(input.splice(at..at, WORDS[self.below(WORDS.len())].iter().copied())),
+                _ => {
+                    let other = &corpus[self.below(corpus.len())];
+                    input.truncate(at);
+                    input.extend(&other[at.min(other.len())..]);
+                }
+            }
+        }
+        input
+    }
+}
+
+/// `PDTRIM_FUZZ_INPUTS` says how many for each target.
+#[test]
+fn changed_inputs_are_refused_or_answered_in_bounded_memory_too() {
+    let _turn = alone();
+    let inputs = std::env::var("PDTRIM_FUZZ_INPUTS");
+    let inputs: usize = inputs.map_or(2000, |inputs| inputs.parse().unwrap());
+    for (target, run) in TARGETS {
+        run(b"\0");
+        let files = fs::read_dir(corpus(target)).unwrap();
+        let mut paths: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+        paths.sort();
+        let corpus: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
+        let mut draw = Draw(11);
+        for number in 0..inputs {
+            let input = draw.mutated(&corpus);
+            let caught = std::panic::catch_unwind(|| run(&input));
+            assert!(
+                caught.is_ok(),
+                "{target}, input {number}: {}",
+                input.escape_ascii()
+            );
+        }
+    }
 }
 
 /// One message of the largest length, of what is small on the wire and larger once it is read.
