@@ -21,11 +21,12 @@ pub(super) fn run(args: &KvNeedleArgs, progress: Progress) -> Result<()> {
     let session = Session::open(&args.model, progress)?.for_long_work();
     let bound = Bound::from_args(&plan(args), &session)?;
     let test = NeedleTest::new(&grid, &scorer(&session, &bound, Mode::Dense)?);
+    let test = test.map_err(by_flag)?;
     let folder = RunFolder::open(&args.out, args.force)?;
     let measuring = Measuring {
         session: &session,
         bound: &bound,
-        test: &test.map_err(by_flag)?,
+        test: &test,
         folder: &folder,
         progress,
     };
