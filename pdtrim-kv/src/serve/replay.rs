@@ -17,29 +17,6 @@ const WITHIN: Duration = Duration::from_mins(10);
 
 /// What prefill answers to `prompt`, in gRPC's frames: a zero, the length in four bytes, the message.
 ///
-/// ```
-/// use std::sync::Arc;
-///
-/// use pdtrim_core::model::BlockModel;
-/// use pdtrim_core::testing::TinyModel;
-/// use pdtrim_core::{BlockSet, Boundary, KvFill, KvPlan, PerStage};
-/// use pdtrim_kv::serve::{Served, ServedParts, replay};
-///
-/// let model: Arc<dyn BlockModel> = Arc::new(TinyModel::default().build());
-/// let served = Served::new(ServedParts {
-///     models: PerStage::both(model),
-///     removed: PerStage::both(BlockSet::empty(5)),
-///     kv_fill: KvFill::Nested,
-///     boundary: Boundary::Prefill,
-///     kv: KvPlan::send_all(5),
-///     model_hash: "sha256:tiny".to_owned(),
-///     weights_hash: None,
-/// })?;
-/// let frames = replay::record(&served, &[5, 6, 7], false)?;
-/// assert!(frames.len() as u64 > served.kv_bytes(3));
-/// # Ok::<(), pdtrim_kv::serve::ServeError>(())
-/// ```
-///
 /// # Errors
 ///
 /// What prefill reports.
@@ -82,30 +59,6 @@ pub fn record(served: &Served, prompt: &[u32], zstd: bool) -> ServeResult<Vec<u8
 }
 
 /// Takes what [`record`] makes, as decode does for a prompt of `length` tokens; returns the bytes of keys and values.
-///
-/// ```
-/// use std::sync::Arc;
-///
-/// use pdtrim_core::model::BlockModel;
-/// use pdtrim_core::testing::TinyModel;
-/// use pdtrim_core::{BlockSet, Boundary, KvFill, KvPlan, PerStage};
-/// use pdtrim_kv::serve::{Served, ServedParts, replay};
-///
-/// let model: Arc<dyn BlockModel> = Arc::new(TinyModel::default().build());
-/// let served = Served::new(ServedParts {
-///     models: PerStage::both(model),
-///     removed: PerStage::both(BlockSet::empty(5)),
-///     kv_fill: KvFill::Nested,
-///     boundary: Boundary::Prefill,
-///     kv: KvPlan::send_all(5),
-///     model_hash: "sha256:tiny".to_owned(),
-///     weights_hash: None,
-/// })?;
-/// let frames = replay::record(&served, &[5, 6, 7], true)?;
-/// assert_eq!(replay::receive(&served, 3, &frames)?, served.kv_bytes(3));
-/// assert!(replay::receive(&served, 4, &frames).is_err());
-/// # Ok::<(), pdtrim_kv::serve::ServeError>(())
-/// ```
 ///
 /// # Errors
 ///
