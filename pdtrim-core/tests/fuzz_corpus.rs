@@ -10,6 +10,8 @@
 #[path = "support/gguf_writer.rs"]
 #[allow(dead_code, reason = "the reader's unit tests use all of it")]
 mod gguf_writer;
+#[path = "support/mutations.rs"]
+mod mutations;
 #[path = "support/seeds.rs"]
 mod seeds;
 #[path = "../fuzz/src/lib.rs"]
@@ -22,10 +24,12 @@ mod targets;
 
 use std::fmt::Write as _;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gguf_writer::GgufWriter;
+use mutations::Mutations;
 use pdtrim_core::checkpoint::Checkpoint;
 use pdtrim_core::import::{BlockSource, StageFolder};
 use pdtrim_core::{Error, Plan, limits};
@@ -55,21 +59,52 @@ fn corpus(target: &str) -> PathBuf {
         .join(target)
 }
 
+/// The seeds of a target, in the order of their names.
+fn files(target: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(corpus(target))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    assert!(files.len() >= 5, "{target} has {} seeds", files.len());
+    files
+}
+
 #[test]
 fn no_file_of_the_corpus_panics_or_takes_more_than_its_bound() {
     let _turn = alone();
     for (name, target) in TARGETS {
-        let mut files: Vec<PathBuf> = fs::read_dir(corpus(name))
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
-        files.sort();
-        assert!(files.len() >= 5, "{name} has {} seeds", files.len());
-        for file in files {
+        for file in files(name) {
             eprintln!("{}", file.display());
             target(&fs::read(file).unwrap());
         }
     }
+}
+
+/// `PDTRIM_MUTATIONS` says how many of each seed; a failing one is kept in the temporary folder.
+#[test]
+fn no_changed_file_of_the_corpus_does_either() {
+    let _turn = alone();
+    let n: u64 = std::env::var("PDTRIM_MUTATIONS").map_or(20, |n| n.parse().unwrap());
+    let kept = std::env::temp_dir().join(concat!(env!("CARGO_PKG_NAME"), "-mutation"));
+    for (name, target) in TARGETS {
+        for (place, file) in (0..).zip(files(name)) {
+            let seed = fs::read(&file).unwrap();
+            let mut mutations = Mutations::new(place);
+            for _ in 0..n {
+                let bytes = mutations.of(&seed);
+                fs::write(&kept, &bytes).unwrap();
+                let ran = catch_unwind(AssertUnwindSafe(|| target(&bytes)));
+                assert!(
+                    ran.is_ok(),
+                    "{name}: a change of {}: {}",
+                    file.display(),
+                    kept.display()
+                );
+            }
+        }
+    }
+    fs::remove_file(kept).unwrap();
 }
 
 #[test]
