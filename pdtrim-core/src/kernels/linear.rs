@@ -100,8 +100,8 @@ fn elements<W: Weight>(tensor: &FlexTensor) -> &[W] {
 
 fn linear_of<W: Packed>(rows: &FlexTensor, parts: Vec<Part>) -> Vec<FlexTensor> {
     let rows = rows.to_contiguous();
-    let count = rows.layout().shape()[0];
-    let x = Activations::new(contiguous(&rows), count);
+    let x = Activations::new(&rows);
+    let count = x.count;
     let parts: Vec<Part> = parts
         .into_iter()
         .map(|part| Part {
@@ -155,8 +155,8 @@ fn linear_add_of<W: Packed>(
 ) -> FlexTensor {
     let (rows, weight) = (rows.to_contiguous(), weight.to_contiguous());
     let mut residual = owned(residual);
-    let count = rows.layout().shape()[0];
-    let x = Activations::new(contiguous(&rows), count);
+    let x = Activations::new(&rows);
+    let count = x.count;
     let product = Product::<W>::of(&weight, None);
     let outputs = product.outputs;
     let out = residual.storage_mut::<f32>();
@@ -176,8 +176,8 @@ fn linear_add_of<W: Packed>(
 
 fn gated_of<W: Packed>(rows: &FlexTensor, gate: &FlexTensor, up: &FlexTensor) -> FlexTensor {
     let [rows, gate, up] = [rows, gate, up].map(FlexTensor::to_contiguous);
-    let count = rows.layout().shape()[0];
-    let x = Activations::new(contiguous(&rows), count);
+    let x = Activations::new(&rows);
+    let count = x.count;
     let (gate, up) = (Product::<W>::of(&gate, None), Product::<W>::of(&up, None));
     let outputs = gate.outputs;
     let mut out: Vec<f32> = Vec::with_capacity(count * outputs);
@@ -203,8 +203,8 @@ fn scored_of<W: Packed>(
     targets: &[u32],
 ) -> Vec<TokenScore> {
     let (rows, weight) = (rows.to_contiguous(), weight.to_contiguous());
-    let count = rows.layout().shape()[0];
-    let x = Activations::new(contiguous(&rows), count);
+    let x = Activations::new(&rows);
+    let count = x.count;
     let product = Product::<W>::of(&weight, None);
     x.check(&product);
     assert_eq!(targets.len(), count, "one target for each row");
@@ -525,11 +525,12 @@ pub(super) struct Activations<'a> {
 }
 
 impl<'a> Activations<'a> {
-    fn new(elements: &'a [f32], count: usize) -> Self {
+    fn new(rows: &'a FlexTensor) -> Self {
+        let shape = rows.layout().shape();
         Self {
-            elements,
-            count,
-            width: elements.len() / count,
+            elements: contiguous(rows),
+            count: shape[0],
+            width: shape[1],
             vectors: Vectors::detect(),
         }
     }
@@ -555,6 +556,9 @@ impl<'a> Activations<'a> {
     ) {
         for product in products {
             self.check(product);
+        }
+        if self.count == 0 {
+            return;
         }
         if self.count <= FEW_ROWS {
             self.dots(products, finish);

@@ -93,7 +93,7 @@ pub struct Security {
 /// A bound port.
 ///
 /// ```no_run
-/// use pdtrim_kv::serve::{Listener, Metrics, Router, Security};
+/// use pdtrim_kv::serve::{Limits, Listener, Metrics, Router, Security};
 ///
 /// # #[tokio::main]
 /// # async fn main() -> pdtrim_kv::serve::ServeResult<()> {
@@ -101,7 +101,7 @@ pub struct Security {
 /// let listener = Listener::bind(any_port, Security::default()).await?;
 /// println!("{}://{}", listener.scheme(), listener.address());
 /// let shutdown = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
-/// listener.serve(Router::new(), &Metrics::new(), shutdown).await?;
+/// listener.serve(Router::new(), Limits::default(), &Metrics::new(), shutdown).await?;
 /// # Ok(())
 /// # }
 /// ```

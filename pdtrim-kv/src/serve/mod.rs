@@ -25,7 +25,8 @@
 //! let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Security::default()).await?;
 //! let uri = format!("http://{}", listener.address());
 //! let router = server.router().await;
-//! tokio::spawn(async move { listener.serve(router, &metrics, std::future::pending()).await });
+//! let never = std::future::pending();
+//! tokio::spawn(async move { listener.serve(router, limits, &metrics, never).await });
 //!
 //! // … and the other one decodes.
 //! let prefill = RemotePrefill::new(PrefillAddress { uri, ca: None, token: None }, 3)?;

@@ -47,9 +47,11 @@ const MESSAGES_AHEAD: usize = 2;
 /// # async fn main() -> pdtrim_kv::serve::ServeResult<()> {
 /// let parts = ServedParts::dense(Arc::new(TinyModel::default().build()), "sha256:00");
 /// let (served, metrics) = (Arc::new(Served::new(parts)?), Metrics::new());
-/// let server = PrefillServer::new(served, Limits::default(), metrics.clone(), false);
+/// let limits = Limits::default();
+/// let server = PrefillServer::new(served, limits, metrics.clone(), false);
 /// let listener = Listener::bind(([127, 0, 0, 1], 50051).into(), Security::default()).await?;
-/// listener.serve(server.router().await, &metrics, std::future::pending()).await?;
+/// let router = server.router().await;
+/// listener.serve(router, limits, &metrics, std::future::pending()).await?;
 /// # Ok(())
 /// # }
 /// ```

@@ -20,11 +20,12 @@ use crate::race::Racing;
 /// ```
 /// use std::num::NonZeroUsize;
 ///
-/// use pdtrim_search::{Beam, Ledger, Problem, Strategy, Target, Toy};
+/// use pdtrim_search::{Beam, Ledger, Problem, Racing, Strategy, Target, Toy};
 ///
 /// let objective = Toy::new(vec![9.0, 2.0, 1.0, 3.0, 9.0]);
 /// let problem = Problem::new(Target::Unified, &[0.5; 5], 2, true)?;
-/// let beam = Beam { width: NonZeroUsize::new(4).expect("4 is not 0") };
+/// let width = NonZeroUsize::new(4).expect("4 is not 0");
+/// let beam = Beam { width, racing: Racing::default() };
 /// let removed = beam.search(&problem, &mut Ledger::in_memory(&objective), &mut |_| {})?;
 /// assert_eq!(removed.to_indices(), [1, 2]);
 /// # Ok::<(), pdtrim_search::Error>(())

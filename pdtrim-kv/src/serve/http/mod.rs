@@ -54,7 +54,8 @@ pub(super) const HEALTH: &str = "/health";
 /// # let parts = ServedParts::dense(Arc::new(TinyModel::default().build()), "sha256:00");
 /// # let served = Arc::new(Served::new(parts)?);
 /// let metrics = Metrics::new();
-/// let generator = Generator::unified(served, Limits::default(), metrics.clone())?;
+/// let limits = Limits::default();
+/// let generator = Generator::unified(served, limits, metrics.clone())?;
 /// let model = ApiModel {
 ///     name: "tiny".to_owned(),
 ///     tokenizer: checkpoint.tokenizer()?,
@@ -63,7 +64,8 @@ pub(super) const HEALTH: &str = "/health";
 ///     eos: checkpoint.config().eos_token_ids.clone(),
 /// };
 /// let listener = Listener::bind(([127, 0, 0, 1], 8000).into(), Security::default()).await?;
-/// listener.serve(openai(generator, model)?, &metrics, std::future::pending()).await?;
+/// let router = openai(generator, model)?;
+/// listener.serve(router, limits, &metrics, std::future::pending()).await?;
 /// # Ok(())
 /// # }
 /// ```
