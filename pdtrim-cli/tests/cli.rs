@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/clock.rs"]
+mod jumping;
 #[path = "../../pdtrim-core/tests/support/tiny_checkpoint.rs"]
 mod tiny_checkpoint;
 

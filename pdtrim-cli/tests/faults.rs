@@ -6,6 +6,8 @@
 
 #[path = "../../pdtrim-core/tests/support/fake_hub.rs"]
 mod fake_hub;
+#[path = "support/clock.rs"]
+mod jumping;
 #[path = "support/scene.rs"]
 mod scene;
 #[path = "support/times.rs"]

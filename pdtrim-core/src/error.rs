@@ -522,6 +522,16 @@ pub enum Error {
         /// What is free.
         found: Bytes,
     },
+    /// A template that an engine could not follow.
+    #[error("line {line}: expected at most {limit} {what}, found more")]
+    TemplateNesting {
+        /// Line, counted from 1.
+        line: usize,
+        /// What nests.
+        what: &'static str,
+        /// How many may.
+        limit: usize,
+    },
     /// The caller broke off.
     #[error("stopped by the caller")]
     Stopped,

@@ -47,6 +47,7 @@
 //! - [`plan`] is the file that says what each stage keeps, and [`repair`] the weights beside it;
 //! - [`width`] is what a stage does without inside the blocks that it keeps;
 //! - [`import`] makes plans of other tools' files;
+//! - [`template`] bounds what templates of strangers may do;
 //! - [`journal`] keeps records through a kill, [`hash`] names what they were made from, and [`draw`]
 //!   makes the same numbers of a seed everywhere.
 //!
@@ -77,6 +78,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod repair;
 pub mod stage;
+pub mod template;
 pub mod testing;
 mod text;
 pub mod tokenizer;

@@ -95,6 +95,16 @@ pub enum Error {
         /// What the template engine says.
         source: Box<minijinja::Error>,
     },
+    /// A template or expression of a task nests too deep, or could make a record's texts too large.
+    #[error("task `{task}`, key `{field}`: the template is refused")]
+    TemplateRefused {
+        /// The task.
+        task: String,
+        /// The key that holds the template.
+        field: &'static str,
+        /// Where, and why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// No bundled task has this name.
     #[error("unknown task `{name}`; {hint}")]
     UnknownTask {

@@ -1,13 +1,19 @@
 //! Templates and expressions of a task, rendered on a record.
 
+mod size;
+
 use minijinja::value::{Value, ValueKind};
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
+
+use pdtrim_core::template::BoundedText;
 
 use crate::cleanup;
 use crate::error::{Error, Place, Result};
 
 /// Instructions that a template may take on one record; those of the bundled tasks take a few hundred.
 const FUEL: u64 = 1 << 20;
+/// Bytes that it may write: more than a prompt ever has.
+const LONGEST: usize = 64 << 20;
 
 /// The engine as lm-evaluation-harness sets up Jinja: strict about undefined names, and keeping the
 /// template's last newline.
@@ -52,6 +58,7 @@ impl<'env, 'source> Compiled<'env, 'source> {
         key: &'static str,
         text: &'source str,
     ) -> Result<Self> {
+        size::check_template(text).map_err(refused(task, key))?;
         let code = environment
             .template_from_named_str(key, text)
             .map_err(|source| syntax(task, key, source))?;
@@ -70,6 +77,7 @@ impl<'env, 'source> Compiled<'env, 'source> {
         key: &'static str,
         text: &'source str,
     ) -> Result<Self> {
+        size::check_expression(text).map_err(refused(task, key))?;
         let code = environment
             .compile_expression(text)
             .map_err(|source| syntax(task, key, source))?;
@@ -123,7 +131,11 @@ impl<'env, 'source> Compiled<'env, 'source> {
 
     fn value(&self, fields: &Value, place: &Place) -> Result<Value> {
         match &self.code {
-            Code::Template(template) => template.render(fields).map(Value::from),
+            Code::Template(template) => {
+                let mut text = BoundedText::new(LONGEST);
+                let rendered = template.render_captured_to(fields, &mut text).map(drop);
+                rendered.map(|()| Value::from(text.into_text()))
+            }
             Code::Expression(expression) => expression.eval(fields),
         }
         .map_err(|source| self.failed(source, fields, place))
@@ -197,6 +209,24 @@ pub(crate) fn check_template(task: &str, key: &'static str, text: &str) -> Resul
 /// Whether the expression `text` parses.
 pub(crate) fn check_expression(task: &str, key: &'static str, text: &str) -> Result<()> {
     Compiled::expression(&environment(), task, key, text).map(|_| ())
+}
+
+/// Whether the fields that records are given, each of which may use those before it, stay small enough.
+pub(crate) fn check_fields<'f>(
+    task: &str,
+    key: &'static str,
+    fields: impl Iterator<Item = (&'f str, &'f str)>,
+) -> Result<()> {
+    size::check_fields(fields).map_err(refused(task, key))
+}
+
+fn refused(task: &str, field: &'static str) -> impl FnOnce(size::Refusal) -> Error {
+    let task = task.to_owned();
+    move |source| Error::TemplateRefused {
+        task,
+        field,
+        source: Box::new(source),
+    }
 }
 
 fn syntax(task: &str, field: &'static str, source: minijinja::Error) -> Error {

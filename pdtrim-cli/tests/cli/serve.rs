@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::Place;
+use super::jumping::JumpingClock;
 
 /// A server; killed when it is dropped.
 pub(super) struct Server {
@@ -21,6 +22,15 @@ impl Server {
     }
 
     fn start_at(place: &Place, words: &[&str], listen: &str) -> Self {
+        Self::start_with(place, words, listen, |_| {})
+    }
+
+    fn start_with(
+        place: &Place,
+        words: &[&str],
+        listen: &str,
+        environment: impl FnOnce(&mut Command),
+    ) -> Self {
         let first = [
             "--quiet", "serve", words[0], "--model", "model", "--listen", listen,
         ];
@@ -29,6 +39,7 @@ impl Server {
             .current_dir(place.folder.path())
             .args(first)
             .args(&words[1..]);
+        environment(&mut command);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         let stdout = child.stdout.take().unwrap();
@@ -181,6 +192,33 @@ fn two_processes_say_what_one_says_after_64_prompts() {
         let kv = decode.metric("pdtrim_kv_bytes_total");
         assert!(kv > 0.0 && (kv - prefill.metric("pdtrim_kv_bytes_total")).abs() < 0.5);
     }
+}
+
+#[test]
+fn servers_whose_clock_jumps_say_what_others_say() {
+    let Some(clock) = JumpingClock::start() else {
+        return;
+    };
+    let place = Place::new();
+    let start = |words: &[&str]| {
+        Server::start_with(&place, words, "127.0.0.1:0", |command| clock.set(command))
+    };
+    let prefill = start(&["prefill", "--deadline", "10"]);
+    let decode = start(&["decode", "--prefill", &prefill.url(), "--deadline", "10"]);
+    for prompt in prompts().iter().take(16) {
+        assert_eq!(decode.text(prompt, 10), generated(&place, prompt, &[]));
+    }
+    // A jump ends no connection, and none stays longer for it.
+    let began = Instant::now();
+    let mut silent = TcpStream::connect(decode.address()).unwrap();
+    silent
+        .set_read_timeout(Some(Duration::from_mins(1)))
+        .unwrap();
+    let mut said = Vec::new();
+    silent.read_to_end(&mut said).unwrap();
+    let waited = began.elapsed();
+    let patience = Duration::from_secs(8)..Duration::from_secs(30);
+    assert!(patience.contains(&waited), "closed after {waited:?}");
 }
 
 #[test]

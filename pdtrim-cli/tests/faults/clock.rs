@@ -1,11 +1,17 @@
 //! A clock that jumps.
 //!
 //! The time of day is asked for in two places, and both only write it down. Deadlines, times left and measured
-//! times go by a clock that nobody sets, so there is nothing that a jump could do. A test cannot set the
-//! clock of the machine; this one keeps the list short.
+//! times go by a clock that nobody sets, so there is nothing that a jump could do: one test keeps the list short, the
+//! other runs every command while the clock jumps.
 
 use std::fs;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::jumping::{DAYS, JumpingClock};
+use crate::scene::{CASES, Case, Scene, different, files, finished, strays};
 
 /// Files that ask for the time of day: the date of an evaluation, and of an answer of the HTTP API.
 const ASKED_IN: [&str; 2] = [
@@ -27,6 +33,35 @@ fn the_time_of_day_is_only_written_down() {
         .collect();
     found.sort_unstable();
     assert_eq!(found, ASKED_IN);
+}
+
+#[test]
+fn a_clock_that_jumps_while_a_command_runs_changes_dates_alone() {
+    let Some(clock) = JumpingClock::start() else {
+        return;
+    };
+    let scene = Scene::new();
+    for case in &CASES {
+        let reference = scene.reference(case);
+        let folder = scene.fresh("jumped", case);
+        let mut command = scene.of(case, &folder);
+        clock.set(&mut command);
+        finished(&mut command);
+        let found = files(&folder);
+        assert_eq!(different(&found, &reference), [""; 0], "{}", case.name);
+        assert_eq!(strays(&found, &reference), [""; 0], "{}", case.name);
+    }
+    // It did jump: the date of an evaluation is years away.
+    let folder = scene.fresh("jumped", Case::named("eval"));
+    let mut command = scene.of(Case::named("eval"), &folder);
+    clock.set(&mut command);
+    finished(&mut command);
+    let results = fs::read(folder.join("out/results.json")).unwrap();
+    let results: Value = serde_json::from_slice(&results).unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let away = results["date"].as_f64().unwrap() - now.as_secs_f64();
+    let jump = (DAYS * 24 * 60 * 60) as f64;
+    assert!((away.abs() - jump).abs() < 1e6, "{away} s away");
 }
 
 fn asking(folder: &Path, found: &mut Vec<String>) {

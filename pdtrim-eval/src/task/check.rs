@@ -219,6 +219,8 @@ impl Check<'_> {
         for text in raw.fields.values() {
             self.expression("data.fields", text)?;
         }
+        let fields = raw.fields.iter().map(|(name, text)| (&**name, &**text));
+        template::check_fields(self.task, "data.fields", fields)?;
         Ok(Form {
             labels: raw.labels,
             columns: raw.columns,

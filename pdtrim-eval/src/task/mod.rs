@@ -82,6 +82,11 @@
 //! there are `hellaswag_text`, `wikitext_text` and `detokenize`, clean-ups of lm-evaluation-harness;
 //! `mark_word(text, index, word)`, its way to point at a word; and `index_of(list, item)`, the index of
 //! an item or an error. Unknown keys are errors.
+//!
+//! A task may be a stranger's, so how large its values can become is told from its text before it runs: at most
+//! 512 times the record and 16 MiB. What has no such bound is refused: `*` on texts and lists, macros, `namespace`, captured
+//! and filtered blocks, other templates, `join` and `replace` with a text that is not written out, and filters that pad
+//! (`batch`, `indent`, `format`).
 
 mod check;
 mod family;

@@ -106,6 +106,7 @@ fn task() -> Seeds {
         ),
     ];
     seeds.extend(wrong_tasks());
+    seeds.extend(growing_templates());
     seeds
 }
 
@@ -124,6 +125,36 @@ fn other(kind: &str, file: &str, records: &str) -> Vec<u8> {
 
 fn with(task: &str, records: &str) -> Vec<u8> {
     [task.as_bytes(), SEPARATOR, records.as_bytes()].concat()
+}
+
+/// Templates that would take all memory or the whole stack, and one that uses much of what is allowed.
+fn growing_templates() -> Seeds {
+    let doubled = |n: usize| format!("{{% set a{} = a{n} ~ a{n} %}}", n + 1);
+    let doubled: String = (0..40).map(doubled).collect();
+    let branches = "{% elif question %}".repeat(400);
+    let templates = [
+        ("repeated", "{{ 'x' * 99999999 }}".to_owned()),
+        ("doubled", format!("{{% set a0 = question %}}{doubled}")),
+        (
+            "macro",
+            "{% macro m(t) %}{{ m(t ~ t) }}{% endmacro %}{{ m(question) }}".to_owned(),
+        ),
+        ("deep", format!("{{{{ {}1 }}}}", "-".repeat(2000))),
+        (
+            "branches",
+            format!("{{% if question %}}{branches}{{% endif %}}"),
+        ),
+        (
+            "filters",
+            "{{ question | split('') | join('__') | replace('o', 'oo') | list | string }}"
+                .to_owned(),
+        ),
+    ];
+    let seed = |(name, template): (&str, String)| {
+        let name = format!("template-{name}");
+        named(&name, changed("{{ question }}", &template))
+    };
+    templates.into_iter().map(seed).collect()
 }
 
 fn wrong_tasks() -> Seeds {

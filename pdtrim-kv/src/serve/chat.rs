@@ -4,11 +4,15 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
+use pdtrim_core::template::{BoundedText, Source, check_nesting};
 use serde_json::Value;
 
 use super::error::{ServeError, ServeResult};
 
 const NAME: &str = "chat_template";
+/// Instructions that a template may take on one conversation: a message takes a hundred or so. A checkpoint is somebody
+/// else's, and its template could loop as long as it likes.
+const FUEL: u64 = 1 << 24;
 
 /// A checkpoint's template, and the texts of the tokens that it may name.
 #[derive(Debug)]
@@ -16,11 +20,23 @@ pub(super) struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
+    /// Bytes that a prompt may have.
+    longest: usize,
 }
 
 impl ChatTemplate {
-    pub(super) fn new(template: String, bos: String, eos: String) -> ServeResult<Self> {
+    /// Prompts are refused that are longer than `longest` bytes, before they are written to their end.
+    pub(super) fn new(
+        template: String,
+        bos: String,
+        eos: String,
+        longest: usize,
+    ) -> ServeResult<Self> {
+        check_nesting(&template, Source::Template).map_err(|error| ServeError::Template {
+            reason: error.to_string(),
+        })?;
         let mut environment = Environment::new();
+        environment.set_fuel(Some(FUEL));
         // As transformers sets Jinja up for these templates.
         let syntax = SyntaxConfig::builder()
             .trim_blocks(true)
@@ -37,28 +53,35 @@ impl ChatTemplate {
             environment,
             bos,
             eos,
+            longest,
         })
     }
 
     /// The prompt after which the assistant speaks.
     pub(super) fn prompt(&self, messages: &[Value]) -> ServeResult<String> {
+        let mut prompt = BoundedText::new(self.longest);
         let template = self.environment.get_template(NAME);
         let rendered = template.and_then(|template| {
-            template.render(context! {
+            let context = context! {
                 messages => minijinja::Value::from(Serde(messages)),
                 add_generation_prompt => true,
                 bos_token => &self.bos,
                 eos_token => &self.eos,
-            })
+            };
+            template.render_captured_to(context, &mut prompt).map(drop)
         });
-        rendered.map_err(|error| refused(&error))
+        rendered.map_err(|error| refused(&error))?;
+        Ok(prompt.into_text())
     }
 }
 
 fn refused(error: &Error) -> ServeError {
+    // What a writer said comes as the source.
+    let said = std::error::Error::source(error)
+        .map_or_else(|| error.to_string(), <dyn std::error::Error>::to_string);
     let reason = match error.line() {
-        Some(line) => format!("line {line}: {error}"),
-        None => error.to_string(),
+        Some(line) => format!("line {line}: {said}"),
+        None => said,
     };
     ServeError::Template { reason }
 }
@@ -70,7 +93,7 @@ mod tests {
     use super::*;
 
     fn template(text: &str) -> ServeResult<ChatTemplate> {
-        ChatTemplate::new(text.to_owned(), "<s>".to_owned(), "</s>".to_owned())
+        ChatTemplate::new(text.to_owned(), "<s>".to_owned(), "</s>".to_owned(), 1000)
     }
 
     #[test]
@@ -97,5 +120,31 @@ mod tests {
         assert!(said.contains("roles must alternate"), "{said}");
         let said = template("{% if %}").unwrap_err().to_string();
         assert!(said.contains("chat template"), "{said}");
+    }
+
+    #[test]
+    fn a_template_that_goes_on_and_on_is_stopped() {
+        let loops =
+            "{% for a in range(99999) %}{% for b in range(99999) %}BODY{% endfor %}{% endfor %}";
+        for (body, reason) in [("", "fuel"), ("{{ bos_token }}", "longer than 1000 bytes")] {
+            let endless = template(&loops.replace("BODY", body)).unwrap();
+            let said = endless.prompt(&[]).unwrap_err().to_string();
+            assert!(said.contains(reason), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_template_that_nests_without_end_is_refused() {
+        let said = template(&format!("{{{{ {}1 }}}}", "-".repeat(100_000)));
+        let said = said.unwrap_err().to_string();
+        assert!(said.contains("chat template: line 1"), "{said}");
+    }
+
+    #[test]
+    fn a_prompt_may_be_as_long_as_allowed_and_no_longer() {
+        let as_asked = template("{{ messages[0].content }}").unwrap();
+        let said = |n: usize| as_asked.prompt(&[json!({"content": "a".repeat(n)})]);
+        assert_eq!(said(1000).unwrap().len(), 1000);
+        assert!(said(1001).is_err());
     }
 }

@@ -130,11 +130,12 @@ pub fn openai(generator: Generator, model: ApiModel) -> ServeResult<Router> {
             .unwrap_or_default()
     };
     let (bos, eos) = (token(model.bos), token(model.eos.first().copied()));
+    let body = BODY + BODY_PER_TOKEN * generator.context_length();
+    // What a template puts between messages is short; one that writes more than this writes without end.
     let chat = model
         .chat_template
-        .map(|template| ChatTemplate::new(template, bos, eos));
+        .map(|template| ChatTemplate::new(template, bos, eos, 2 * body));
     let metrics = generator.metrics().clone();
-    let body = BODY + BODY_PER_TOKEN * generator.context_length();
     let decodes = generator.clone();
     let api = Api {
         generator,
