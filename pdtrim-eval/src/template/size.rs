@@ -198,6 +198,8 @@ impl Size {
 #[derive(Default)]
 struct Names<'a> {
     sizes: BTreeMap<&'a str, Size>,
+    /// Those given in each block that is open: these are not the record's.
+    blocks: Vec<Vec<&'a str>>,
     loops: usize,
 }
 
@@ -254,7 +256,10 @@ fn line(expr: &Expr<'_>) -> usize {
 
 impl<'a> Names<'a> {
     fn statements(&mut self, body: &[Stmt<'a>]) -> Result<()> {
-        body.iter().try_for_each(|stmt| self.statement(stmt))
+        self.blocks.push(Vec::new());
+        body.iter().try_for_each(|stmt| self.statement(stmt))?;
+        self.blocks.pop();
+        Ok(())
     }
 
     fn statement(&mut self, stmt: &Stmt<'a>) -> Result<()> {
@@ -302,38 +307,42 @@ impl<'a> Names<'a> {
             return Err(unbounded(at, "a recursive loop"));
         }
         let size = self.size(&each.iter)?.part();
+        self.blocks.push(Vec::new());
         self.bind_all(&each.target, size)?;
-        // Its neighbours are items too.
-        self.bind("loop", size);
-        self.loops += 1;
         if let Some(filter) = &each.filter_expr {
             self.size(filter)?;
         }
+        // Its neighbours are items too.
+        self.bind("loop", size);
+        self.loops += 1;
         self.statements(&each.body)?;
         self.loops -= 1;
+        self.blocks.pop();
         self.statements(&each.else_body)
     }
 
     fn with(&mut self, with: &WithBlock<'a>) -> Result<()> {
+        self.blocks.push(Vec::new());
         for (target, expr) in &with.assignments {
             let size = self.size(expr)?;
             self.bind_all(target, size)?;
         }
-        self.statements(&with.body)
+        self.statements(&with.body)?;
+        self.blocks.pop();
+        Ok(())
     }
 
     /// A name may be given again, and not on every way: the largest counts.
     fn bind(&mut self, name: &'a str, size: Size) {
         let known = self.sizes.entry(name).or_insert(size);
         *known = known.or(size);
+        if let Some(block) = self.blocks.last_mut() {
+            block.push(name);
+        }
     }
 
     fn bind_all(&mut self, target: &Expr<'a>, size: Size) -> Result<()> {
         match target {
-            // Its numbers are told from its name.
-            Expr::Var(var) if var.id == "loop" => {
-                return Err(unbounded(line(target), "another value of the name `loop`"));
-            }
             Expr::Var(var) => self.bind(var.id, size),
             Expr::List(list) => {
                 for item in &list.items {
@@ -365,7 +374,8 @@ impl<'a> Names<'a> {
     fn of(&self, expr: &Expr<'a>) -> Result<Size> {
         Ok(match expr {
             Expr::Var(var) => match self.sizes.get(var.id) {
-                // Where it is not set it is the record's.
+                Some(size) if self.blocks.iter().flatten().any(|name| *name == var.id) => *size,
+                // Where it was not set it is the record's.
                 Some(size) => size.or(Size::RECORD),
                 None => Size::RECORD,
             },

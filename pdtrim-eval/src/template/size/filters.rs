@@ -30,7 +30,10 @@ fn simple(name: &str, of: Size) -> Option<Size> {
         "string" => of.written(),
         // Some letters are three bytes instead of one in the other case.
         "trim" | "lower" | "upper" | "title" | "capitalize" => Size::text(of.written().text.by(3)),
-        "escape" | "e" | "tojson" | "urlencode" => Size::text(of.written().text.by(8)),
+        "escape" | "e" | "tojson" | "urlencode" => {
+            let quotes = Amount::fixed(2);
+            Size::text(of.written().text.by(8).plus(quotes))
+        }
         "hellaswag_text" | "wikitext_text" | "detokenize" => Size::text(of.written().text.by(2)),
         "split" => apart(of),
         "list" | "lines" | "reverse" | "sort" | "unique" | "select" | "reject" | "selectattr"
@@ -51,10 +54,10 @@ fn items(of: Size) -> Size {
     }
 }
 
-/// Falls apart into as many items as it has bytes, and one more.
+/// Falls apart into as many items as it has bytes, and one at each end.
 fn apart(of: Size) -> Size {
     Size {
-        items: of.items.plus(of.text).plus(Amount::fixed(1)),
+        items: of.items.plus(of.text).plus(Amount::fixed(2)),
         ..listed(of)
     }
 }
