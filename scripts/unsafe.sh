@@ -18,8 +18,8 @@ for tool in "$@"; do
             cargo +nightly miri test -p pdtrim-core --lib --locked -- kernels::
         ;;
     asan)
-        # A target of its own keeps build scripts and macros without the sanitizer. Optimising burn-flex, with the sanitizer's
-        # instructions in it, takes longer than all the rest; here it is only what kernels are compared with.
+        # A target of its own keeps build scripts and macros without the sanitizer. burn-flex is not optimised, as in the
+        # fuzz crates: here it is only what kernels are compared with.
         RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=$target/asan \
             cargo +nightly test -p pdtrim-core --lib --locked --target x86_64-unknown-linux-gnu \
             --config profile.dev.package.burn-flex.opt-level=0 -- kernels:: gguf shards

@@ -17,7 +17,7 @@ use minijinja::value::{Value, ValueKind};
 use pdtrim_core::template::{Source, check_nesting};
 
 /// How many times as large as the record a value may become. The bounds are generous: each text that may be a list counts
-/// as if it were written with all signs escaped. Bundled tasks need 130.
+/// as if it were written with all signs escaped.
 const TIMES: u64 = 512;
 /// Bytes that it may have beside that.
 const FIXED: u64 = 16 << 20;
