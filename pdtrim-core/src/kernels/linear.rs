@@ -5,7 +5,7 @@
 //! thread pool by panel and, for many rows, by row. What follows a product (a bias, the residual stream, the
 //! gate of the MLP) is done while its tile is still in the cache.
 //!
-//! Narrow weights meet f32 activations as f32, except bf16 ones for more than [`ROUNDED_FROM`] rows on a CPU with
+//! Narrow weights meet f32 activations as f32, except bf16 ones for more than [`packed::ROUNDED_FROM`] rows on a CPU with
 //! products of bf16 pairs: there the activations are rounded to bf16 too, as every engine does that
 //! computes in bf16. Sums are f32 throughout.
 
@@ -13,6 +13,9 @@
     unsafe_code,
     reason = "threads write disjoint columns of one matrix, which slices cannot say"
 )]
+
+mod packed;
+mod scores;
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -25,9 +28,13 @@ use rayon::prelude::*;
 
 use super::dot::Weight;
 use super::rows::{contiguous, owned};
+use super::simd;
 use super::tile::{self, COLUMNS, DEPTH, Rows};
 use super::widths::Vectors;
-use super::{TokenScore, simd};
+use packed::pack_pairs;
+
+pub(super) use packed::Packed;
+pub(super) use scores::{LogitsSeen, scored};
 
 /// Multiply-adds below which a second thread costs more than it brings (about 10 µs of work).
 pub(super) const PARALLEL_FROM: usize = 1 << 19;
@@ -37,11 +44,6 @@ const FEW_ROWS: usize = 8;
 const DOTS_FACTOR: usize = 8;
 /// Rows whose tile of sums, 64 KiB, stays in the second-level cache with the panel.
 const ROWS_AT_A_TIME: usize = 512;
-/// Parts of the vocabulary whose scores are summed apart. Not a number of threads: a sum of other parts is
-/// rounded otherwise, and one model would have other scores on another machine.
-const VOCABULARY_PARTS: usize = 32;
-/// More rows than this are rounded to bf16 where the weights are bf16.
-const ROUNDED_FROM: usize = 16;
 
 /// A product with weights `[out, in]`, and what is added to it.
 pub(super) struct Part {
@@ -77,15 +79,6 @@ pub(super) fn gated(rows: &FlexTensor, gate: &FlexTensor, up: &FlexTensor) -> Fl
         DType::BF16 => gated_of::<bf16>(rows, gate, up),
         DType::F16 => gated_of::<f16>(rows, gate, up),
         _ => gated_of::<f32>(rows, gate, up),
-    }
-}
-
-/// Scores of `targets[row]` under the logits `rows * weightᵀ`, which never exist as a whole.
-pub(super) fn scored(rows: &FlexTensor, weight: &FlexTensor, targets: &[u32]) -> Vec<TokenScore> {
-    match weight.dtype() {
-        DType::BF16 => scored_of::<bf16>(rows, weight, targets),
-        DType::F16 => scored_of::<f16>(rows, weight, targets),
-        _ => scored_of::<f32>(rows, weight, targets),
     }
 }
 
@@ -195,109 +188,6 @@ fn gated_of<W: Packed>(rows: &FlexTensor, gate: &FlexTensor, up: &FlexTensor) ->
     // SAFETY: the capacity was asked for above, and `products` has had every element written.
     unsafe { out.set_len(count * outputs) };
     FlexTensor::from_data(TensorData::new(out, [count, outputs]))
-}
-
-fn scored_of<W: Packed>(
-    rows: &FlexTensor,
-    weight: &FlexTensor,
-    targets: &[u32],
-) -> Vec<TokenScore> {
-    let (rows, weight) = (rows.to_contiguous(), weight.to_contiguous());
-    let x = Activations::new(&rows);
-    let count = x.count;
-    let product = Product::<W>::of(&weight, None);
-    x.check(&product);
-    assert_eq!(targets.len(), count, "one target for each row");
-    let rounded = W::rounded(x.vectors, &x);
-    let zeros = vec![W::zeroed(); x.width];
-    let group = product.panels().div_ceil(VOCABULARY_PARTS);
-    let groups: Vec<usize> = (0..product.panels()).step_by(group).collect();
-    let score = |first_row: usize| {
-        let targets = &targets[first_row..count.min(first_row + ROWS_AT_A_TIME)];
-        let one = |&first: &usize| {
-            let mut seen = vec![LogitsSeen::default(); targets.len()];
-            for panel in first..(first + group).min(product.panels()) {
-                let weights = product.rows(panel, &zeros);
-                let ids = panel * COLUMNS..((panel + 1) * COLUMNS).min(product.outputs);
-                x.tile(
-                    rounded.as_deref(),
-                    &weights,
-                    first_row,
-                    targets.len(),
-                    |tile| {
-                        simd::see_logits(tile, ids.start, ids.len(), targets, &mut seen);
-                    },
-                );
-            }
-            seen
-        };
-        let parts: Vec<Vec<LogitsSeen>> = groups.par_iter().with_max_len(1).map(one).collect();
-        let row = |row: usize| {
-            parts
-                .iter()
-                .map(|part| part[row])
-                .fold(LogitsSeen::default(), LogitsSeen::and)
-        };
-        let scores = targets.iter().enumerate();
-        scores
-            .map(|(n, &target)| row(n).score(target))
-            .collect::<Vec<TokenScore>>()
-    };
-    (0..count).step_by(ROWS_AT_A_TIME).flat_map(score).collect()
-}
-
-/// What is known of a row of logits after a part of the vocabulary.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LogitsSeen {
-    pub(super) max: f32,
-    /// First id that has it.
-    pub(super) best: u32,
-    /// Σ e^(logit - max).
-    pub(super) sum: f32,
-    /// The target's logit, once seen.
-    pub(super) chosen: f32,
-}
-
-impl Default for LogitsSeen {
-    fn default() -> Self {
-        Self {
-            max: f32::NEG_INFINITY,
-            best: u32::MAX,
-            sum: 0.0,
-            chosen: f32::NEG_INFINITY,
-        }
-    }
-}
-
-impl LogitsSeen {
-    /// Both parts; `other`'s ids are the higher ones.
-    fn and(self, other: Self) -> Self {
-        let (max, best) = if other.max > self.max {
-            (other.max, other.best)
-        } else {
-            (self.max, self.best)
-        };
-        let scaled = |part: &Self| {
-            if part.sum > 0.0 {
-                part.sum * (part.max - max).exp()
-            } else {
-                part.sum
-            }
-        };
-        Self {
-            max,
-            best,
-            sum: scaled(&self) + scaled(&other),
-            chosen: self.chosen.max(other.chosen),
-        }
-    }
-
-    fn score(self, target: u32) -> TokenScore {
-        TokenScore {
-            logprob: self.chosen - self.max - self.sum.ln(),
-            greedy: self.best == target,
-        }
-    }
 }
 
 /// Weights of one layer, and for the gate of an MLP those that are packed beside them.
@@ -448,72 +338,6 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-/// Weights that can be packed.
-pub(super) trait Packed: Weight {
-    /// The part `[first, first + depth)` of the rows as an f32 panel.
-    fn pack(vectors: Vectors, rows: &[&[Self]; COLUMNS], first: usize, panel: &mut [u32]);
-
-    /// Rows as 32-bit pairs, if the element type has products of pairs here.
-    fn rounded(vectors: Vectors, x: &Activations<'_>) -> Option<Vec<u32>>;
-}
-
-impl Packed for f32 {
-    fn pack(vectors: Vectors, rows: &[&[Self]; COLUMNS], first: usize, panel: &mut [u32]) {
-        let rows = rows.map(|row| bytemuck::cast_slice(&row[first..]));
-        tile::pack(vectors, &rows, panel);
-    }
-
-    fn rounded(_: Vectors, _: &Activations<'_>) -> Option<Vec<u32>> {
-        None
-    }
-}
-
-impl Packed for bf16 {
-    fn pack(vectors: Vectors, rows: &[&[Self]; COLUMNS], first: usize, panel: &mut [u32]) {
-        pack_narrow(vectors, rows, first, panel);
-    }
-
-    fn rounded(vectors: Vectors, x: &Activations<'_>) -> Option<Vec<u32>> {
-        let pairs = x.width.is_multiple_of(2) && x.count > ROUNDED_FROM;
-        (vectors.multiply_bf16() && pairs).then(|| {
-            let mut out = vec![0; x.elements.len() / 2];
-            out.par_chunks_mut(1 << 14)
-                .zip(x.elements.par_chunks(1 << 15))
-                .for_each(|(out, x)| simd::round_pairs(out, x));
-            out
-        })
-    }
-}
-
-impl Packed for f16 {
-    fn pack(vectors: Vectors, rows: &[&[Self]; COLUMNS], first: usize, panel: &mut [u32]) {
-        pack_narrow(vectors, rows, first, panel);
-    }
-
-    fn rounded(_: Vectors, _: &Activations<'_>) -> Option<Vec<u32>> {
-        None
-    }
-}
-
-/// Packs two-byte weights, widened.
-fn pack_narrow<W: Packed>(
-    vectors: Vectors,
-    rows: &[&[W]; COLUMNS],
-    first: usize,
-    panel: &mut [u32],
-) {
-    let depth = panel.len() / COLUMNS;
-    let (pairs, odd) = (depth / 2, depth % 2);
-    // Pairs go where they are overwritten last: pair i becomes lines 2 i and 2 i + 1.
-    pack_pairs(vectors, rows, first, &mut panel[(pairs + odd) * COLUMNS..]);
-    W::widen_pairs(panel, pairs + odd);
-    if odd == 1 {
-        let last = first + depth - 1;
-        let line = rows.map(|row| row[last].widen().to_bits());
-        panel[(depth - 1) * COLUMNS..].copy_from_slice(&line);
-    }
 }
 
 /// Rows of activations.
@@ -735,28 +559,6 @@ impl<'a> Activations<'a> {
         let wanted = (4 * rayon::current_num_threads()).div_ceil(panels);
         self.count.div_ceil(wanted).clamp(56, ROWS_AT_A_TIME)
     }
-}
-
-/// Packs two-byte weights as 32-bit pairs, from weight `first` on.
-fn pack_pairs<W: Packed>(
-    vectors: Vectors,
-    weights: &[&[W]; COLUMNS],
-    first: usize,
-    panel: &mut [u32],
-) {
-    let depth = panel.len() / COLUMNS;
-    let pairs: Result<Vec<&[u32]>, _> = weights
-        .iter()
-        .map(|row| bytemuck::try_cast_slice(&row[first..][..2 * depth]))
-        .collect();
-    if let Some(rows) = pairs.ok().and_then(|rows| rows.try_into().ok()) {
-        return tile::pack(vectors, &rows, panel);
-    }
-    // Rows that begin between two pairs, in a file that aligns to two bytes only.
-    let copies =
-        weights.map(|row| bytemuck::pod_collect_to_vec::<W, u32>(&row[first..][..2 * depth]));
-    let rows = std::array::from_fn(|column| copies[column].as_slice());
-    tile::pack(vectors, &rows, panel);
 }
 
 fn in_parallel<T: Send>(work: usize, tasks: Vec<T>, run: impl Fn(T) + Sync + Send) {
