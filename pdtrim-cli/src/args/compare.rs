@@ -60,6 +60,9 @@ pub(crate) struct CompareArgs {
     /// Tokens in a held-out window [default: as many as in the others].
     #[arg(long, value_name = "N")]
     pub(crate) held_out_window_tokens: Option<NonZeroUsize>,
+    /// As `trim --beam-width`.
+    #[arg(long, value_name = "N")]
+    pub(crate) beam_width: Option<NonZeroUsize>,
     /// As `trim --anneal-steps`.
     #[arg(long, value_name = "N")]
     pub(crate) anneal_steps: Option<usize>,

@@ -19,8 +19,8 @@ pub(crate) struct StrategyArgs {
     /// How blocks are chosen [default: sleb].
     #[arg(long, value_enum)]
     pub(crate) strategy: Option<StrategyArg>,
-    /// Let sleb drop candidates that can no longer win before they have seen all windows: each removal
-    /// is then another than the full evaluation's with at most this probability [default: 0].
+    /// Let sleb, beam and pdtrim drop candidates that can no longer win before they have seen all windows: each
+    /// choice is then another than the full evaluation's with at most this probability [default: 0].
     #[arg(long, value_name = "P")]
     pub(crate) race_error: Option<f64>,
     /// Sets of each size that beam keeps [default: 4].

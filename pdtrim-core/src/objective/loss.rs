@@ -1,8 +1,9 @@
 //! J(P, D) of a model on calibration windows.
 
+mod stem;
 mod transfers;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::divergence::DenseRows;
 use super::stream::{Passage, Split, Stream, last_position};
@@ -15,6 +16,7 @@ use crate::model::{BlockModel, stage_dims};
 use crate::pipeline::{CacheTransfer, SendAll};
 use crate::stage::{Boundary, PerStage, Stage};
 use burn::tensor::{Device, Tensor};
+use stem::Stems;
 use transfers::Received;
 
 pub use transfers::TransferCandidate;
@@ -88,6 +90,7 @@ pub struct CalibrationLoss<'a> {
     pairs: Option<PerStage<DistilledPairs<'a>>>,
     /// All for the same P, no window in two of them.
     prompt_runs: Mutex<Vec<Arc<PromptRun>>>,
+    stems: Stems,
 }
 
 impl<'a> CalibrationLoss<'a> {
@@ -131,6 +134,7 @@ impl<'a> CalibrationLoss<'a> {
             measure: Measure::Loss,
             pairs: None,
             prompt_runs: Mutex::new(Vec::new()),
+            stems: Stems::default(),
         }
     }
 
@@ -205,6 +209,21 @@ impl<'a> CalibrationLoss<'a> {
         }
     }
 
+    fn known_runs(&self) -> MutexGuard<'_, Vec<Arc<PromptRun>>> {
+        let runs = self.prompt_runs.lock();
+        runs.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether one candidate, by itself, takes less from the dense model's hidden states on than with
+    /// prefill's side.
+    fn is_alone(&self, candidates: &[PerStage<BlockSet>], units: &[usize]) -> bool {
+        let [removed] = candidates else {
+            return false;
+        };
+        let is_known = |run: &Arc<PromptRun>| run.prefill == removed.prefill && run.units == units;
+        !self.known_runs().iter().any(is_known)
+    }
+
     /// Prefill's side for `prefill` on some windows, computed once for as long as P stays the same.
     pub(super) fn prompt_run(
         &self,
@@ -212,10 +231,7 @@ impl<'a> CalibrationLoss<'a> {
         units: &[usize],
         observes: usize,
     ) -> Result<Arc<PromptRun>> {
-        let mut known = self
-            .prompt_runs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known_runs();
         let is_asked = |run: &&Arc<PromptRun>| {
             run.prefill == *prefill && run.units == units && run.observes >= observes
         };
@@ -311,6 +327,7 @@ impl<'a> CalibrationLoss<'a> {
             own.min(self.first_difference(Stage::Decode, a.decode, b.decode))
         };
         let sweep = Sweep {
+            start: 0,
             depth: self.depth(),
             candidates: choices,
             by_block: self.model().holds_one_block(),
@@ -352,7 +369,18 @@ impl<'a> CalibrationLoss<'a> {
             let of = |stage| self.first_difference(stage, a.of(stage), b.of(stage));
             of(Stage::Prefill).min(of(Stage::Decode))
         };
+        let dense = PerStage::dense(self.depth());
+        let first = candidates
+            .iter()
+            .map(|removed| first_difference(removed, &dense));
+        let (start, streams) = self.stems.before(
+            first.min().unwrap_or(self.depth()),
+            units,
+            || passage.enter(&self.windows(units)),
+            |block, stream| passage.step(BlockId::new(block), &dense, stream),
+        )?;
         let sweep = Sweep {
+            start,
             depth: self.depth(),
             candidates,
             by_block: self.model().holds_one_block(),
@@ -361,7 +389,7 @@ impl<'a> CalibrationLoss<'a> {
             step: &step,
             leave: &leave,
         };
-        sweep.run(passage.enter(&self.windows(units))?, report)
+        sweep.run(streams, report)
     }
 
     /// The first block of `stage` that runs otherwise without the blocks `a` than without `b`; the depth if
@@ -439,7 +467,8 @@ impl Objective for CalibrationLoss<'_> {
             .iter()
             .all(|candidate| candidate.prefill == first.prefill);
         // With all rows there is no prompt, so P does not matter.
-        if !shared_prefill && self.rows != Rows::All {
+        let by_both = !shared_prefill || self.is_alone(candidates, units);
+        if by_both && self.rows != Rows::All {
             return self.both_costs(candidates, units, &report);
         }
         let none = BlockSet::empty(self.depth());

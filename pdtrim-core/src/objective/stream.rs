@@ -89,6 +89,16 @@ pub(super) struct Stream {
     pub(super) continuation: Option<Tensor<3>>,
 }
 
+impl Stream {
+    /// Memory that the hidden states take.
+    pub(super) fn bytes(&self) -> usize {
+        let hidden = [&self.prompt, &self.continuation].into_iter().flatten();
+        let bytes =
+            |hidden: &Tensor<3>| hidden.dims().iter().product::<usize>() * hidden.dtype().size();
+        hidden.map(bytes).sum()
+    }
+}
+
 /// Everything that is the same for all candidates.
 pub(super) struct Passage<'a> {
     pub(super) models: PerStage<&'a dyn BlockModel>,

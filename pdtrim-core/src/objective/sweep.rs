@@ -37,6 +37,8 @@ pub(super) struct Sweep<'s, C, D, S, L> {
     pub(super) by_block: bool,
     /// On the CPU; an accelerator has one queue for each thread, and gains nothing from several.
     pub(super) in_parallel: bool,
+    /// The block before which all of them start.
+    pub(super) start: usize,
     pub(super) depth: usize,
     pub(super) candidates: &'s [C],
     /// The first block that runs otherwise with the one than with the other; the depth if there is none.
@@ -95,7 +97,7 @@ where
             return Ok(Vec::new());
         }
         let all = Branch {
-            at: 0,
+            at: self.start,
             candidates: (0..self.candidates.len()).collect(),
             streams,
         };
@@ -194,7 +196,7 @@ where
     fn run_by_block(&self, all: Branch, found: &Mutex<Found>, report: &Report<'_, '_>) {
         let mut walks: Vec<Walk> = Vec::new();
         let mut waiting = vec![all];
-        for block in 0..self.depth {
+        for block in self.start..self.depth {
             waiting.extend(walks.iter_mut().filter_map(|walk| walk.part(block)));
             while let Some(branch) = waiting.pop() {
                 let mut walk = self.start(branch);
@@ -261,6 +263,7 @@ mod tests {
         let sweep = Sweep {
             by_block,
             in_parallel,
+            start: 0,
             depth: 4,
             candidates: paths,
             first_difference: &first_difference,
@@ -320,6 +323,7 @@ mod tests {
             let sweep = Sweep {
                 by_block,
                 in_parallel,
+                start: 0,
                 depth: 4,
                 candidates: &[[1, 2, 3, 4], [2, 2, 3, 4]],
                 first_difference: &first_difference,

@@ -3,6 +3,7 @@ use burn::tensor::DType;
 use super::*;
 use crate::block::BlockId;
 use crate::cache::{BlockCache, TokenPosition};
+use crate::config::ModelConfig;
 use crate::model::{BlockModel, BlockModules, Llama, block_weights, token_tensor, with_weights};
 use crate::stage::Boundary;
 use crate::testing::TinyModel;
@@ -182,4 +183,48 @@ fn pairs_of_another_model_are_refused() {
         DistilledPairs::new(&model, firsts),
         Err(crate::Error::Depth { found: 6, .. })
     ));
+}
+
+#[test]
+fn what_a_candidate_costs_does_not_depend_on_what_was_measured_before() {
+    let tiny = TinyModel::default();
+    let config = ModelConfig {
+        n_blocks: 9,
+        ..tiny.config.clone()
+    };
+    let model = TinyModel { config, ..tiny }.build();
+    let window = |n: u32| (0..TOKENS as u32).map(|m| (m * m + 5 * n) % 96).collect();
+    let calibration = Calibration::new((0..3).map(window).collect(), 12).unwrap();
+    let set = |blocks: &[usize]| BlockSet::from_indices(9, blocks.iter().copied()).unwrap();
+    let pair = |prefill: &[usize], decode: &[usize]| PerStage {
+        prefill: set(prefill),
+        decode: set(decode),
+    };
+    let candidates = [
+        pair(&[5], &[5, 8]),
+        pair(&[8], &[8]),
+        pair(&[], &[]),
+        pair(&[2], &[2, 6]),
+        pair(&[6], &[4]),
+        pair(&[5], &[5, 7]),
+    ];
+    for boundary in [Boundary::Prefill, Boundary::Decode] {
+        for rows in [Rows::Continuation, Rows::All] {
+            let fresh = || CalibrationLoss::new(&model, &calibration, rows, boundary);
+            let go_on: &mut OnUnitCosts<'_> = &mut |_, _| ControlFlow::Continue(());
+            let together = fresh().unit_costs(&candidates, &[0, 2], go_on).unwrap();
+            let used = fresh();
+            for (candidate, expected) in candidates.iter().zip(together) {
+                let one = std::slice::from_ref(candidate);
+                for loss in [&fresh(), &used] {
+                    let costs = loss.unit_costs(one, &[0, 2], go_on).unwrap();
+                    assert_eq!(
+                        costs,
+                        [&expected[..]],
+                        "{candidate:?}, {boundary:?}, {rows:?}"
+                    );
+                }
+            }
+        }
+    }
 }

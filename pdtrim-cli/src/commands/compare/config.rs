@@ -1,6 +1,7 @@
 //! What is compared: the configuration that all shards share, and its list of runs.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -32,6 +33,7 @@ pub(super) struct Configuration {
     /// Strategies whose rows are repaired; all if there are none.
     pub(super) repair_strategies: Vec<StrategyArg>,
     pub(super) race_error: f64,
+    pub(super) beam_width: NonZeroUsize,
     pub(super) anneal_steps: usize,
     pub(super) validation_windows: usize,
     /// What stands for a pair in the searches of `pdtrim` whose result is repaired.
@@ -84,6 +86,7 @@ impl Configuration {
             repairs: each_once(&args.repairs),
             repair_strategies: each_once(&args.repair_strategies),
             race_error: args.race_error,
+            beam_width: args.beam_width.unwrap_or(TrimConfig::default().beam_width),
             anneal_steps: args
                 .anneal_steps
                 .unwrap_or(TrimConfig::default().anneal_steps),
@@ -109,6 +112,7 @@ impl Configuration {
         TrimConfig {
             strategy,
             race_error: self.race_error,
+            beam_width: self.beam_width,
             anneal_steps: self.anneal_steps,
             validation_windows: self.validation_windows,
             seed: job.seed,
@@ -131,6 +135,7 @@ impl Configuration {
                 }
             }
             Some(StrategyArg::Sleb) => serde_json::json!([self.race_error]),
+            Some(StrategyArg::Beam) => serde_json::json!([self.race_error, self.beam_width]),
             None if self.no_compensation
                 && job.row.strategy == MethodArg::Width(WidthArg::Flap) =>
             {

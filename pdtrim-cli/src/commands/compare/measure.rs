@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Error, Result, anyhow};
 use pdtrim_core::model::BlockModel;
 use pdtrim_core::objective::{Calibration, CalibrationLoss, Objective, Rows};
 use pdtrim_core::pipeline::{PdModel, SendAll};
@@ -44,6 +44,7 @@ pub(super) struct Comparison<'a> {
     pub(super) validation: &'a BTreeMap<u64, CalibrationLoss<'a>>,
     pub(super) validation_ledgers: RefCell<BTreeMap<u64, ValidationLedger<'a>>>,
     pub(super) held_out: &'a CalibrationSet,
+    pub(super) known: RefCell<Known<'a>>,
     pub(super) baseline: OnceCell<Baseline>,
     /// Seconds that a pass took which an earlier search had made for this one too.
     pub(super) passes_before: Cell<f64>,
@@ -58,6 +59,15 @@ pub(super) struct Trimmed {
     pub(super) repair: Option<RepairCost>,
     /// Parameters that narrower blocks do without.
     pub(super) width: Option<PerStage<usize>>,
+}
+
+/// What runs found of the model as it is: several seeds and strategies choose the same blocks.
+pub(super) struct Known<'a> {
+    /// On the held-out windows.
+    held_out: Ledger<'a>,
+    /// On the calibration windows, by seed. Searches have ledgers of their own, where a window's cost
+    /// may have been measured beside other windows.
+    calibration: BTreeMap<u64, Ledger<'a>>,
 }
 
 /// The dense model on what every run is measured on.
@@ -79,7 +89,7 @@ impl<'a> Comparison<'a> {
     /// The run, or what an earlier one kept of it.
     pub(super) fn run(&self, job: Job) -> Result<Found> {
         let set = self.calibration.get(&job.seed);
-        let set = set.ok_or_else(|| anyhow!("seed {} is not in the list of seeds", job.seed))?;
+        let set = set.ok_or_else(|| unknown_seed(job.seed))?;
         let name = format!("run-{}", job.file_name());
         let fingerprint = self.fingerprint(
             set,
@@ -107,13 +117,18 @@ impl<'a> Comparison<'a> {
             repair,
             width,
         } = self.trim(job, set)?;
-        let models = repaired.models(self.session);
         let dense = PerStage::dense(self.session.depth());
         let baseline = self.baseline()?;
-        let before = unit_costs(self.loss_of(job.seed)?, &dense)?;
-        let after = unit_costs(&self.loss(models, &set.calibration)?, &removed)?;
-        let held_out = self.loss(models, &self.held_out.calibration)?;
-        let held_out = unit_costs(&held_out, &removed)?;
+        let before = self.known.borrow_mut().calibration(job.seed, &dense)?;
+        let (after, held_out) = if repaired.sha256().is_none() {
+            let mut known = self.known.borrow_mut();
+            let after = known.calibration(job.seed, &removed)?;
+            (after, known_costs(&mut known.held_out, &removed)?)
+        } else {
+            let models = repaired.models(self.session);
+            let on = |windows| unit_costs(&self.loss(models, windows)?, &removed);
+            (on(&set.calibration)?, on(&self.held_out.calibration)?)
+        };
         let results = self.scoring.score(&removed, &repaired)?;
         Ok(Found {
             removed: PerStage {
@@ -163,7 +178,7 @@ impl<'a> Comparison<'a> {
     /// J on the calibration windows of a seed.
     pub(super) fn loss_of(&self, seed: u64) -> Result<&'a CalibrationLoss<'a>> {
         let loss = self.losses.get(&seed);
-        loss.ok_or_else(|| anyhow!("seed {seed} is not in the list of seeds"))
+        loss.ok_or_else(|| unknown_seed(seed))
     }
 
     fn baseline(&self) -> Result<&Baseline> {
@@ -172,8 +187,7 @@ impl<'a> Comparison<'a> {
         }
         let dense = PerStage::dense(self.session.depth());
         let unrepaired = Repaired::default();
-        let models = unrepaired.models(self.session);
-        let losses = unit_costs(&self.loss(models, &self.held_out.calibration)?, &dense)?;
+        let losses = known_costs(&mut self.known.borrow_mut().held_out, &dense)?;
         let results = self.scoring.score(&dense, &unrepaired)?;
         Ok(self.baseline.get_or_init(|| Baseline { losses, results }))
     }
@@ -228,6 +242,39 @@ impl<'a> Comparison<'a> {
         });
         Ok(sha256(&serde_json::to_vec(&about)?))
     }
+}
+
+impl<'a> Known<'a> {
+    /// Nothing yet; `calibration` is by seed.
+    pub(super) fn new(
+        held_out: &'a CalibrationLoss<'a>,
+        calibration: &'a BTreeMap<u64, CalibrationLoss<'a>>,
+    ) -> Self {
+        let of_seed =
+            |(&seed, loss): (&u64, &'a CalibrationLoss<'a>)| (seed, Ledger::in_memory(loss));
+        Self {
+            held_out: Ledger::in_memory(held_out),
+            calibration: calibration.iter().map(of_seed).collect(),
+        }
+    }
+
+    fn calibration(&mut self, seed: u64, removed: &PerStage<BlockSet>) -> Result<Vec<f64>> {
+        let ledger = self.calibration.get_mut(&seed);
+        known_costs(ledger.ok_or_else(|| unknown_seed(seed))?, removed)
+    }
+}
+
+fn unknown_seed(seed: u64) -> Error {
+    anyhow!("seed {seed} is not in the list of seeds")
+}
+
+/// As [`unit_costs`], measured once.
+fn known_costs(ledger: &mut Ledger<'_>, removed: &PerStage<BlockSet>) -> Result<Vec<f64>> {
+    let units: Vec<usize> = (0..ledger.units()).collect();
+    let one = std::slice::from_ref(removed);
+    Ok(ledger
+        .unit_costs(one, &units, &mut |_, _| {})?
+        .swap_remove(0))
 }
 
 /// The cost on each window, by itself: candidates of one call share what they are measured from.

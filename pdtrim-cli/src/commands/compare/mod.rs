@@ -17,7 +17,7 @@ use std::io::{self, ErrorKind};
 
 use anyhow::{Error, Result, bail, ensure};
 use pdtrim_core::Boundary;
-use pdtrim_core::objective::{CalibrationLoss, Rows};
+use pdtrim_core::objective::{Calibration, CalibrationLoss, Rows};
 use pdtrim_search::calibration::{CalibrationSet, Corpus, Part, WindowDraw};
 
 use super::load_all;
@@ -29,7 +29,7 @@ use crate::scoring::Scoring;
 use crate::session::Session;
 use crate::{calibration, output, tables};
 use config::{Configuration, Job};
-use measure::Comparison;
+use measure::{Comparison, Known};
 use report::{Measured, Outcome, Report, Run};
 
 const PDTRIM: MethodArg = MethodArg::Blocks(StrategyArg::Pdtrim);
@@ -90,10 +90,9 @@ fn measure(args: &CompareArgs, progress: Progress) -> Result<(RunFolder, Measure
     let by_seed = by_seed.collect::<Result<BTreeMap<u64, CalibrationSet>>>()?;
     let mut losses = BTreeMap::new();
     for (&seed, set) in &by_seed {
-        let (windows, rows) = (&set.calibration, Rows::Continuation);
-        let loss = CalibrationLoss::new(&session.model, windows, rows, args.boundary);
-        losses.insert(seed, loss);
+        losses.insert(seed, loss(&session, &set.calibration, args.boundary));
     }
+    let on_held_out = loss(&session, &held_out.calibration, args.boundary);
     let more = args.validation_windows;
     let validates = more > 0 && configuration.strategies.contains(&PDTRIM);
     let mut validation_windows = BTreeMap::new();
@@ -105,9 +104,7 @@ fn measure(args: &CompareArgs, progress: Progress) -> Result<(RunFolder, Measure
     }
     let mut validation = BTreeMap::new();
     for (&seed, windows) in &validation_windows {
-        let rows = Rows::Continuation;
-        let loss = CalibrationLoss::new(&session.model, windows, rows, args.boundary);
-        validation.insert(seed, loss);
+        validation.insert(seed, loss(&session, windows, args.boundary));
     }
     let kept = (&folder, progress);
     let scoring = Scoring::new(&session, kept, Boundary::Decode, tasks, args.limit)?;
@@ -124,6 +121,7 @@ fn measure(args: &CompareArgs, progress: Progress) -> Result<(RunFolder, Measure
         validation: &validation,
         validation_ledgers: RefCell::default(),
         held_out: &held_out,
+        known: RefCell::new(Known::new(&on_held_out, &losses)),
         baseline: OnceCell::new(),
         passes_before: Cell::default(),
     };
@@ -146,6 +144,15 @@ fn jobs(args: &CompareArgs, configuration: &Configuration) -> Vec<Job> {
     jobs.filter(|(place, _)| here(*place))
         .map(|(_, job)| job)
         .collect()
+}
+
+/// J of the model on these windows.
+fn loss<'s>(
+    session: &'s Session,
+    windows: &'s Calibration,
+    boundary: Boundary,
+) -> CalibrationLoss<'s> {
+    CalibrationLoss::new(&session.model, windows, Rows::Continuation, boundary)
 }
 
 /// A run that fails does not lose the others, unless nothing can be written any more.
