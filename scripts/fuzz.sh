@@ -21,8 +21,8 @@ is_wanted() {
     return 1
 }
 
-# The number after a word of libFuzzer's last status line.
-last() { grep -E '^#[0-9]+' "$log" | tail -1 | sed -nE "s/.*[[:space:]]$1: ([0-9]+).*/\1/p"; }
+# The number after a word of libFuzzer's last status line; nothing if the target did not get that far.
+last() { sed -nE "/^#[0-9]/s/.*[[:space:]]$1: ([0-9]+).*/\1/p" "$log" | tail -1; }
 
 row='%-8s %-12s %12s %8s %9s %7s %8s %8s\n'
 table=$(printf "$row" crate target executions edges features corpus crashes seconds)
@@ -34,16 +34,16 @@ for manifest in */fuzz/Cargo.toml; do
         is_wanted "$target" || continue
         (cd "$crate" && cargo +nightly fuzz build --target-dir "$built" "$target") >&2
         found=$root/target/fuzz-corpus/$crate/$target
-        mkdir -p "$found"
         crashes=$crate/fuzz/artifacts/$target
-        before=$(find "$crashes" -type f 2> /dev/null | wc -l)
+        mkdir -p "$found" "$crashes"
+        before=$(find "$crashes" -type f | wc -l)
         started=$(date +%s)
         # Limits of libFuzzer's own come on top of the targets': 20 seconds and 4 GB for one input.
         (cd "$crate" && cargo +nightly fuzz run --target-dir "$built" "$target" "$found" "fuzz/corpus/$target" -- \
             -max_total_time="$seconds" -timeout=20 -rss_limit_mb=4096 -max_len=65536 -print_final_stats=1) \
             > "$log" 2>&1 || failed=1
         tail -3 "$log" >&2
-        after=$(find "$crashes" -type f 2> /dev/null | wc -l)
+        after=$(find "$crashes" -type f | wc -l)
         executions=$(sed -nE 's/^stat::number_of_executed_units: ([0-9]+)$/\1/p' "$log" | tail -1)
         edges=$(last cov)
         features=$(last ft)
