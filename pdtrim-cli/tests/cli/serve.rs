@@ -324,14 +324,30 @@ fn two_hundred_requests_at_once_leave_no_memory_behind() {
             assert_eq!(texts.len(), 1, "the same prompt, the same text");
         });
     };
-    // Threads and buffers that are kept from request to request come first.
-    (0..5).for_each(|_| crowd());
     let resident = || Some([decode.resident()?, prefill.resident()?]);
-    let Some(before) = resident() else {
+    let Some(mut before) = resident() else {
         eprintln!("skipped: this system does not say how much memory a process holds");
         return;
     };
+    // Threads and buffers that are kept from request to request come first: more of them where the machine
+    // has other work, but they come to an end.
+    let mut crowds = 0;
+    loop {
+        crowd();
+        crowds += 1;
+        let now = resident().unwrap();
+        let grows = now
+            .iter()
+            .zip(before)
+            .any(|(now, before)| *now > before * 1.01);
+        before = now;
+        if crowds >= 5 && !grows {
+            break;
+        }
+        assert!(crowds < 20, "each crowd takes more memory: {now:?} KiB");
+    }
     (0..3).for_each(|_| crowd());
+    crowds += 3;
     let after = resident().unwrap();
     for (before, after) in before.iter().zip(after) {
         assert!(
@@ -342,7 +358,7 @@ fn two_hundred_requests_at_once_leave_no_memory_behind() {
     for server in [&decode, &prefill] {
         assert!(server.metric("pdtrim_requests_in_flight") < 0.5);
         let done = server.metric("pdtrim_requests_total{outcome=\"done\"}");
-        assert!((done - 1600.0).abs() < 0.5, "{done}");
+        assert!((done - f64::from(200 * crowds)).abs() < 0.5, "{done}");
     }
 }
 
