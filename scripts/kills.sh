@@ -6,4 +6,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PDTRIM_KILLS=${1:-100} PDTRIM_KILLS_SEED=${2:-1} \
-    cargo test --release --workspace --locked --test kills -- --nocapture
+    cargo test --release --workspace --locked --test kills -- --include-ignored --nocapture --test-threads 1

