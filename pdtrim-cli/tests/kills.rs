@@ -72,6 +72,7 @@ fn a_killed_pull_from_a_python_package_leaves_what_an_uninterrupted_one_does() {
 }
 
 /// Kills each case as often as the environment says, and prints a table.
+#[allow(clippy::print_stdout, reason = "the table is what the script is for")]
 fn kill_each(scene: &Scene, cases: &[Case]) {
     let number = |name: &str, default: u64| {
         let set = std::env::var(name).ok();
