@@ -117,9 +117,8 @@ pub fn pull(
     let mut attempt = match check_cached(model, &path) {
         Ok(()) => {
             // One that was killed when it had the file already left the rest.
-            if let Some(_lock) = has_leftovers(&folder)
-                .then(|| Lock::try_take(&folder))
-                .flatten()
+            if leftovers(&folder).next().is_some()
+                && let Some(_lock) = Lock::try_take(&folder)
             {
                 delete_leftovers(&folder);
             }
@@ -341,10 +340,6 @@ fn delete_leftovers(folder: &Path) {
             let _ = fs::remove_dir_all(path);
         }
     }
-}
-
-fn has_leftovers(folder: &Path) -> bool {
-    leftovers(folder).next().is_some()
 }
 
 fn leftovers(folder: &Path) -> impl Iterator<Item = PathBuf> {
