@@ -135,11 +135,8 @@ impl<'a> Scoring<'a> {
         if let Some(result) = self.folder.kept(&name, &fingerprint) {
             return Ok(result);
         }
-        let (p, d) = (&removed.prefill, &removed.decode);
-        let step = self.progress.step(
-            &format!("score {task} without {p} / {d}"),
-            prepared.tokens(),
-        );
+        let label = format!("score {task} {}", in_words(removed, variant.sends));
+        let step = self.progress.step(&label, prepared.tokens());
         let model = PdModel::per_stage(
             repaired.models(self.session),
             removed.clone(),
@@ -195,4 +192,46 @@ pub(crate) fn tokens_hash(prepared: &Prepared, data: &Dataset) -> Result<String>
     }
     hasher.update(format!("{:?}", prepared.generations()));
     Ok(hex(&hasher.finalize()))
+}
+
+/// What runs and crosses, for progress.
+fn in_words(removed: &PerStage<BlockSet>, sends: &str) -> String {
+    let blocks = |set: &BlockSet| match set.to_string() {
+        none if none.is_empty() => "none".to_owned(),
+        some => some,
+    };
+    let (prefill, decode) = (blocks(&removed.prefill), blocks(&removed.decode));
+    match (
+        removed.prefill.is_empty() && removed.decode.is_empty(),
+        sends,
+    ) {
+        (true, "") => "dense".to_owned(),
+        (true, _) => "with all blocks and trimmed KV".to_owned(),
+        (false, "") => format!("without {prefill} / {decode}"),
+        (false, _) => format!("without {prefill} / {decode}, trimmed KV"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_says_what_runs_and_crosses_where_no_block_is_removed_too() {
+        let set = |blocks: &[usize]| BlockSet::from_indices(30, blocks.iter().copied()).unwrap();
+        let removed = |prefill, decode| PerStage {
+            prefill: set(prefill),
+            decode: set(decode),
+        };
+        assert_eq!(in_words(&removed(&[], &[]), ""), "dense");
+        assert_eq!(
+            in_words(&removed(&[], &[]), "first 4, last 32"),
+            "with all blocks and trimmed KV"
+        );
+        assert_eq!(in_words(&removed(&[], &[3, 4]), ""), "without none / 3,4");
+        assert_eq!(
+            in_words(&removed(&[17], &[6, 17]), "first 4, last 32"),
+            "without 17 / 6,17, trimmed KV"
+        );
+    }
 }

@@ -326,7 +326,7 @@ fn traffic_section(run: &Run, measured: &Measured) -> Section {
 }
 
 fn plan_section(measured: &Measured) -> Section {
-    let text = "The same file as plan.toml beside this page. `pdtrim eval`, `generate`, \
-        `logprobs` and `export` take it.";
+    let text = "The same file as plan.toml beside this page; pdtrim eval, generate, logprobs, bench and \
+        export take it.";
     Section::new("Plan", text).with(Item::Code(measured.plan.to_toml()))
 }

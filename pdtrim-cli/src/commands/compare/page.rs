@@ -21,12 +21,16 @@ pub(super) fn page(report: &Report) -> Page {
     Page {
         title: format!("Ways to trim {}", configuration.model),
         subtitle: format!(
-            "held-out loss of {} strategies, mean over {} seeds",
-            configuration.strategies.len(),
-            configuration.seeds.len()
+            "held-out loss of {}, mean over {}",
+            counted(configuration.strategies.len(), "strategy", "strategies"),
+            counted(configuration.seeds.len(), "seed", "seeds")
         ),
         sections,
     }
+}
+
+fn counted(number: usize, one: &str, more: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { more })
 }
 
 fn summary(report: &Report) -> Section {

@@ -397,7 +397,7 @@ impl<'a> Drawing<'a> {
                 let (text, middle) = (self.value_text(value), self.bar_middle(group, index));
                 let half = text_width(&text) / 2.0;
                 if middle - half >= free_from {
-                    let y = Px(self.frame.top - 11.0);
+                    let y = Px(self.frame.top - 10.0);
                     svg.text(
                         "text",
                         &[("class", &"value"), ("x", &Px(middle)), ("y", &y)],

@@ -225,7 +225,7 @@ impl Frame {
 pub(super) fn draw_y_title(svg: &mut Svg, title: &str) {
     svg.text(
         "text",
-        &[("class", &"axis-title"), ("x", &0), ("y", &12)],
+        &[("class", &"axis-title"), ("x", &0), ("y", &9)],
         title,
     );
 }
