@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Runs what has `unsafe` code under Miri, which follows every pointer, and under AddressSanitizer, which runs the
-# vector instructions that Miri does not know. Needs a nightly toolchain with `miri` and `rust-src`.
+# Runs what has `unsafe` code under Miri, which follows every pointer, under AddressSanitizer, which runs the
+# vector instructions that Miri does not know, and under valgrind's memcheck, which also sees memory that is read
+# before it is written. Miri needs a nightly toolchain with `miri` and `rust-src`, AddressSanitizer any nightly
+# toolchain, memcheck only valgrind.
 #
-# usage: scripts/unsafe.sh [miri|asan]…   (both without an argument)
+# usage: scripts/unsafe.sh [miri|asan|memcheck]…   (all without an argument)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
-[ $# -gt 0 ] || set -- miri asan
+[ $# -gt 0 ] || set -- miri asan memcheck
 
 for tool in "$@"; do
     case $tool in
@@ -24,8 +26,15 @@ for tool in "$@"; do
             cargo +nightly test -p pdtrim-core --lib --locked --target x86_64-unknown-linux-gnu \
             --config profile.dev.package.burn-flex.opt-level=0 -- kernels:: gguf shards
         ;;
+    memcheck)
+        # The program of the ordinary tests. valgrind knows AVX2 and no AVX-512, and says so to the program, which
+        # takes the kernels for that. The thread pool is never joined.
+        CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='valgrind --quiet --error-exitcode=9 --leak-check=no' \
+            RAYON_NUM_THREADS=2 PROPTEST_CASES=4 \
+            cargo test --release --workspace --lib --locked -- kernels:: gguf shards
+        ;;
     *)
-        echo "scripts/unsafe.sh: expected miri or asan, found $tool" >&2
+        echo "scripts/unsafe.sh: expected miri, asan or memcheck, found $tool" >&2
         exit 2
         ;;
     esac

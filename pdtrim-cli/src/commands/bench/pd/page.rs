@@ -22,27 +22,47 @@ fn times(rows: &[Row]) -> Section {
     let longest = rows.iter().map(|row| row.prompt_tokens).max().unwrap_or(1);
     let text = "Both processes run on this machine: a wire adds its time, and a second machine's speed is \
         missing. Links with a rate and a delay are modelled by a program between the two.";
-    let by_length = |row: &&Row| row.batch == smallest;
-    let by_batch = move |row: &&Row| row.prompt_tokens == longest;
-    Section::new("Times", text)
-        .with(chart(
-            format!("Time to the first token, batch {smallest}"),
+    let is_of_length = |row: &&Row| row.batch == smallest;
+    let is_of_batch = |row: &&Row| row.prompt_tokens == longest;
+    let by_length: Vec<&Row> = rows.iter().filter(is_of_length).collect();
+    let by_batch: Vec<&Row> = rows.iter().filter(is_of_batch).collect();
+    let (lengths, batches) = (
+        by_length.iter().any(|row| row.prompt_tokens != longest),
+        by_batch.iter().any(|row| row.batch != smallest),
+    );
+    let mut section = Section::new("Times", text);
+    // One length alone is drawn if there is nothing else to draw.
+    if lengths || !batches {
+        let of = format!("batch {smallest}");
+        section = section.with(chart(
+            format!("Time to the first token, {of}"),
             "Prompt tokens",
-            &rows.iter().filter(by_length).collect::<Vec<_>>(),
+            &by_length,
             |row| (row.prompt_tokens as f64, row.ttft),
-        ))
-        .with(chart(
-            format!("Time to the first token, {longest} prompt tokens"),
+        ));
+        section = section.with(chart(
+            format!("Time per later token, {of}"),
+            "Prompt tokens",
+            &by_length,
+            |row| (row.prompt_tokens as f64, row.tpot),
+        ));
+    }
+    if batches {
+        let of = format!("{longest} prompt tokens");
+        section = section.with(chart(
+            format!("Time to the first token, {of}"),
             "Requests at a time",
-            &rows.iter().filter(by_batch).collect::<Vec<_>>(),
+            &by_batch,
             |row| (row.batch as f64, row.ttft),
-        ))
-        .with(chart(
-            format!("Time per later token, {longest} prompt tokens"),
+        ));
+        section = section.with(chart(
+            format!("Time per later token, {of}"),
             "Requests at a time",
-            &rows.iter().filter(by_batch).collect::<Vec<_>>(),
+            &by_batch,
             |row| (row.batch as f64, row.tpot),
-        ))
+        ));
+    }
+    section
 }
 
 fn chart(title: String, x: &str, rows: &[&Row], point: fn(&Row) -> (f64, f64)) -> Item {
@@ -95,4 +115,44 @@ fn numbers(rows: &[Row]) -> Section {
         ]);
     }
     Section::new("Numbers", text).with(Item::Table(table))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(prompt_tokens: usize, batch: usize) -> Row {
+        Row {
+            model: "dense",
+            link: None,
+            link_is_modelled: false,
+            prompt_tokens,
+            batch,
+            ttft: 0.5,
+            tpot: 0.02,
+            ttft_samples: vec![0.5],
+            tokens_per_second: 40.0,
+            kv_bytes: 0,
+            kv_bytes_expected: 0,
+            wire_bytes: 0,
+            times_fewer_bytes: None,
+        }
+    }
+
+    #[test]
+    fn times_are_drawn_over_what_varies() {
+        let axes = |rows: &[Row]| {
+            let axis = |item: &Item| match item {
+                Item::Lines(chart) => chart.x.label.clone(),
+                other => panic!("expected lines, found {other:?}"),
+            };
+            times(rows).items.iter().map(axis).collect::<Vec<_>>()
+        };
+        let (prompt, batch) = ("Prompt tokens", "Requests at a time");
+        assert_eq!(axes(&[row(512, 1), row(1024, 1)]), [prompt, prompt]);
+        assert_eq!(axes(&[row(512, 1), row(512, 4)]), [batch, batch]);
+        assert_eq!(axes(&[row(512, 4)]), [prompt, prompt]);
+        let all = [row(512, 1), row(512, 4), row(1024, 1), row(1024, 4)];
+        assert_eq!(axes(&all), [prompt, prompt, batch, batch]);
+    }
 }
