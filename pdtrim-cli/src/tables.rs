@@ -2,6 +2,7 @@
 
 use comfy_table::{CellAlignment, Table as Text, presets};
 use pdtrim_eval::page::{Align, Table};
+use serde_json::Value;
 
 /// The table as text, without its caption; missing cells are dashes.
 pub(crate) fn plain(table: &Table) -> String {
@@ -20,8 +21,26 @@ pub(crate) fn plain(table: &Table) -> String {
     text.trim_fmt()
 }
 
+/// The blocks that settings list as removed from each stage.
+pub(crate) fn removed_in_words(removed: &Value) -> String {
+    let blocks = |stage: &str| {
+        let ids: Vec<String> = removed[stage]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(Value::to_string)
+            .collect();
+        if ids.is_empty() {
+            "none".to_owned()
+        } else {
+            ids.join(",")
+        }
+    };
+    format!("prefill {}, decode {}", blocks("prefill"), blocks("decode"))
+}
+
 /// A setting as a page shows it: strings without their quotes.
-pub(crate) fn text(value: &serde_json::Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
@@ -30,4 +49,19 @@ pub(crate) fn text(value: &serde_json::Value) -> String {
 /// A number as a CSV holds it; nothing for one that is missing.
 pub(crate) fn or_empty(value: Option<f64>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn settings_are_shown_without_brackets_and_quotes() {
+        let removed = json!({"prefill": [], "decode": [6, 17]});
+        assert_eq!(removed_in_words(&removed), "prefill none, decode 6,17");
+        assert_eq!(text(&json!("f32")), "f32");
+        assert_eq!(text(&json!(20)), "20");
+    }
 }

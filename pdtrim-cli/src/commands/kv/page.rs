@@ -6,7 +6,7 @@ use pdtrim_eval::page::{
 };
 
 use super::report::{Kind, Report, Row};
-use crate::tables::text;
+use crate::tables::{removed_in_words, text};
 
 pub(super) fn page(report: &Report) -> Page {
     let settings = &report.settings;
@@ -104,7 +104,6 @@ fn summary(report: &Report) -> Section {
             set["seed"]
         )
     };
-    let removed = &settings["removed"];
     let facts = [
         ("Model", text(&settings["model"])),
         ("Model hash", text(&settings["model_sha256"])),
@@ -116,13 +115,7 @@ fn summary(report: &Report) -> Section {
                 text(&settings["device"])
             ),
         ),
-        (
-            "Removed",
-            format!(
-                "prefill {}, decode {}",
-                removed["prefill"], removed["decode"]
-            ),
-        ),
+        ("Removed", removed_in_words(&settings["removed"])),
         ("Boundary", text(&settings["boundary"])),
         ("Chosen on", windows("calibration")),
         ("Reported on", windows("held_out")),

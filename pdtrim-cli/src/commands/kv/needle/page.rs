@@ -7,7 +7,7 @@ use pdtrim_eval::page::{
 use serde_json::Value;
 
 use super::report::{ModeReport, Report, Row};
-use crate::tables::text;
+use crate::tables::{removed_in_words, text};
 
 pub(super) fn page(report: &Report) -> Page {
     Page {
@@ -78,13 +78,7 @@ fn summary(report: &Report) -> Section {
             ),
         ),
         ("Plan", or_nothing(&settings["plan"])),
-        (
-            "Removed",
-            format!(
-                "prefill {}, decode {}",
-                settings["removed"]["prefill"], settings["removed"]["decode"]
-            ),
-        ),
+        ("Removed", removed_in_words(&settings["removed"])),
         ("What crosses", text(&settings["sends"])),
         ("Boundary", text(&settings["boundary"])),
         ("Prompts in a cell", number("items")),
