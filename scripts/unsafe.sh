@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs what has `unsafe` code under Miri, which follows every pointer, under AddressSanitizer, which runs the
 # vector instructions that Miri does not know, and under valgrind's memcheck, which also sees memory that is read
-# before it is written. Miri needs a nightly toolchain with `miri` and `rust-src`, AddressSanitizer any nightly
+# before it is written. Miri needs a nightly toolchain with `miri` and `rust-src`, AddressSanitizer a nightly
 # toolchain, memcheck only valgrind.
 #
 # usage: scripts/unsafe.sh [miri|asan|memcheck]…   (all without an argument)

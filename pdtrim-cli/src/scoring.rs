@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
 use crate::session::{Repaired, Session};
+use crate::tables::or_none;
 use pdtrim_core::hash::{hex, sha256};
 
 /// A task's first metric.
@@ -196,20 +197,17 @@ pub(crate) fn tokens_hash(prepared: &Prepared, data: &Dataset) -> Result<String>
 
 /// What runs and crosses, for progress.
 fn in_words(removed: &PerStage<BlockSet>, sends: &str) -> String {
-    let blocks = |set: &BlockSet| match set.to_string() {
-        none if none.is_empty() => "none".to_owned(),
-        some => some,
+    let kv = if sends.is_empty() {
+        ""
+    } else {
+        ", fewer bytes of KV"
     };
-    let (prefill, decode) = (blocks(&removed.prefill), blocks(&removed.decode));
-    match (
-        removed.prefill.is_empty() && removed.decode.is_empty(),
-        sends,
-    ) {
-        (true, "") => "dense".to_owned(),
-        (true, _) => "with all blocks and trimmed KV".to_owned(),
-        (false, "") => format!("without {prefill} / {decode}"),
-        (false, _) => format!("without {prefill} / {decode}, trimmed KV"),
+    let PerStage { prefill, decode } = removed;
+    if prefill.is_empty() && decode.is_empty() {
+        return format!("with all blocks{kv}");
     }
+    let [prefill, decode] = [prefill, decode].map(|blocks| or_none(blocks.to_string()));
+    format!("without {prefill} / {decode}{kv}")
 }
 
 #[cfg(test)]
@@ -223,15 +221,15 @@ mod tests {
             prefill: set(prefill),
             decode: set(decode),
         };
-        assert_eq!(in_words(&removed(&[], &[]), ""), "dense");
+        assert_eq!(in_words(&removed(&[], &[]), ""), "with all blocks");
         assert_eq!(
             in_words(&removed(&[], &[]), "first 4, last 32"),
-            "with all blocks and trimmed KV"
+            "with all blocks, fewer bytes of KV"
         );
         assert_eq!(in_words(&removed(&[], &[3, 4]), ""), "without none / 3,4");
         assert_eq!(
             in_words(&removed(&[17], &[6, 17]), "first 4, last 32"),
-            "without 17 / 6,17, trimmed KV"
+            "without 17 / 6,17, fewer bytes of KV"
         );
     }
 }

@@ -24,19 +24,19 @@ pub(crate) fn plain(table: &Table) -> String {
 /// The blocks that settings list as removed from each stage.
 pub(crate) fn removed_in_words(removed: &Value) -> String {
     let blocks = |stage: &str| {
-        let ids: Vec<String> = removed[stage]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(Value::to_string)
-            .collect();
-        if ids.is_empty() {
-            "none".to_owned()
-        } else {
-            ids.join(",")
-        }
+        let ids = removed[stage].as_array().into_iter().flatten();
+        or_none(ids.map(Value::to_string).collect::<Vec<_>>().join(","))
     };
     format!("prefill {}, decode {}", blocks("prefill"), blocks("decode"))
+}
+
+/// A list of blocks as people read it.
+pub(crate) fn or_none(blocks: String) -> String {
+    if blocks.is_empty() {
+        "none".to_owned()
+    } else {
+        blocks
+    }
 }
 
 /// A setting as a page shows it: strings without their quotes.

@@ -21,16 +21,12 @@ pub(super) fn page(report: &Report) -> Page {
     Page {
         title: format!("Ways to trim {}", configuration.model),
         subtitle: format!(
-            "held-out loss of {}, mean over {}",
-            counted(configuration.strategies.len(), "strategy", "strategies"),
-            counted(configuration.seeds.len(), "seed", "seeds")
+            "mean held-out loss; strategies: {}, seeds: {}",
+            configuration.strategies.len(),
+            configuration.seeds.len()
         ),
         sections,
     }
-}
-
-fn counted(number: usize, one: &str, more: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { more })
 }
 
 fn summary(report: &Report) -> Section {

@@ -22,69 +22,70 @@ fn times(rows: &[Row]) -> Section {
     let longest = rows.iter().map(|row| row.prompt_tokens).max().unwrap_or(1);
     let text = "Both processes run on this machine: a wire adds its time, and a second machine's speed is \
         missing. Links with a rate and a delay are modelled by a program between the two.";
-    let is_of_length = |row: &&Row| row.batch == smallest;
-    let is_of_batch = |row: &&Row| row.prompt_tokens == longest;
-    let by_length: Vec<&Row> = rows.iter().filter(is_of_length).collect();
-    let by_batch: Vec<&Row> = rows.iter().filter(is_of_batch).collect();
-    let (lengths, batches) = (
-        by_length.iter().any(|row| row.prompt_tokens != longest),
-        by_batch.iter().any(|row| row.batch != smallest),
-    );
-    let mut section = Section::new("Times", text);
-    // One length alone is drawn if there is nothing else to draw.
-    if lengths || !batches {
-        let of = format!("batch {smallest}");
-        section = section.with(chart(
-            format!("Time to the first token, {of}"),
-            "Prompt tokens",
-            &by_length,
-            |row| (row.prompt_tokens as f64, row.ttft),
-        ));
-        section = section.with(chart(
-            format!("Time per later token, {of}"),
-            "Prompt tokens",
-            &by_length,
-            |row| (row.prompt_tokens as f64, row.tpot),
-        ));
-    }
-    if batches {
-        let of = format!("{longest} prompt tokens");
-        section = section.with(chart(
-            format!("Time to the first token, {of}"),
-            "Requests at a time",
-            &by_batch,
-            |row| (row.batch as f64, row.ttft),
-        ));
-        section = section.with(chart(
-            format!("Time per later token, {of}"),
-            "Requests at a time",
-            &by_batch,
-            |row| (row.batch as f64, row.tpot),
-        ));
-    }
-    section
+    let lengths = Over {
+        x: "Prompt tokens",
+        of: format!("batch {smallest}"),
+        rows: rows.iter().filter(|row| row.batch == smallest).collect(),
+        place: |row| row.prompt_tokens,
+    };
+    let of_longest = rows.iter().filter(|row| row.prompt_tokens == longest);
+    let batches = Over {
+        x: "Requests at a time",
+        of: format!("{longest} prompt tokens"),
+        rows: of_longest.collect(),
+        place: |row| row.batch,
+    };
+    let drawn = match (lengths.varies(), batches.varies()) {
+        (true, true) => vec![lengths, batches],
+        (false, true) => vec![batches],
+        (_, false) => vec![lengths],
+    };
+    let section = Section::new("Times", text);
+    drawn.iter().fold(section, |section, over| {
+        section
+            .with(over.chart("Time to the first token", |row| row.ttft))
+            .with(over.chart("Time per later token", |row| row.tpot))
+    })
 }
 
-fn chart(title: String, x: &str, rows: &[&Row], point: fn(&Row) -> (f64, f64)) -> Item {
-    let mut ways: Vec<String> = Vec::new();
-    for row in rows {
-        let way = row.way();
-        if !ways.contains(&way) {
-            ways.push(way);
-        }
+/// Rows that differ in one number of the request.
+struct Over<'r> {
+    x: &'static str,
+    /// What they have in common.
+    of: String,
+    rows: Vec<&'r Row>,
+    place: fn(&Row) -> usize,
+}
+
+impl Over<'_> {
+    fn varies(&self) -> bool {
+        let mut places = self.rows.iter().map(|row| (self.place)(row));
+        let first = places.next();
+        places.any(|place| Some(place) != first)
     }
-    let series = ways.iter().map(|way| {
-        let of = rows.iter().filter(|row| row.way() == *way);
-        LineSeries::new(way.clone(), of.map(|row| point(row)))
-    });
-    Item::Lines(LineChart {
-        title,
-        description: "Medians over requests and rounds.".to_owned(),
-        x: Axis::new(x).with_log_scale(),
-        y: Axis::new("Time").with_unit_name("s").with_log_scale(),
-        series: series.collect(),
-        ..LineChart::default()
-    })
+
+    fn chart(&self, what: &str, seconds: fn(&Row) -> f64) -> Item {
+        let mut ways: Vec<String> = Vec::new();
+        for row in &self.rows {
+            let way = row.way();
+            if !ways.contains(&way) {
+                ways.push(way);
+            }
+        }
+        let point = |row: &&Row| ((self.place)(row) as f64, seconds(row));
+        let series = ways.iter().map(|way| {
+            let of = self.rows.iter().filter(|row| row.way() == *way);
+            LineSeries::new(way.clone(), of.map(point))
+        });
+        Item::Lines(LineChart {
+            title: format!("{what}, {}", self.of),
+            description: "Medians over requests and rounds.".to_owned(),
+            x: Axis::new(self.x).with_log_scale(),
+            y: Axis::new("Time").with_unit_name("s").with_log_scale(),
+            series: series.collect(),
+            ..LineChart::default()
+        })
+    }
 }
 
 fn numbers(rows: &[Row]) -> Section {
