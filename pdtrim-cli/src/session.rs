@@ -191,8 +191,15 @@ impl Bound {
             decode: set(&args.decode_remove)?,
         };
         pdtrim_core::plan::check_removed(&removed, KvFill::Nested)?;
-        let kv = KvPlan::uniform(&set(&args.kv_blocks)?, args.span()?)
-            .encoded_everywhere(args.kv_encoding.unwrap_or_default());
+        let sends = BlockKv {
+            span: Some(args.span()?),
+            heavy: args.kv_heavy.unwrap_or(0),
+            ..BlockKv::default()
+        };
+        let kv = KvPlan::send_all(depth);
+        let blocks = set(&args.kv_blocks)?;
+        let kv = blocks.iter().fold(kv, |kv, id| kv.with_block(id, sends));
+        let kv = kv.encoded_everywhere(args.kv_encoding.unwrap_or_default());
         Ok(Self::new(
             removed,
             KvFill::Nested,
@@ -224,8 +231,11 @@ impl Bound {
         let kv = self.kv().clone();
         let kv = kv.spanned().iter().fold(kv, |kv, id| {
             let encoding = kv.block(id).encoding;
-            let span = None;
-            kv.with_block(id, BlockKv { span, encoding })
+            let sends = BlockKv {
+                encoding,
+                ..BlockKv::default()
+            };
+            kv.with_block(id, sends)
         });
         Self {
             transfer: PlannedTransfer::new(kv),

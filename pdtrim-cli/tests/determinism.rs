@@ -38,7 +38,7 @@ const SEARCHES: [&str; 8] = [
         --width llm-pruner --prefill-ratio 0.1 --decode-ratio 0.2 --out out",
     "compare --counts 1 --strategies sleb,pdtrim,shortened-taylor --windows 3 --window-tokens 32 \
         --held-out-windows 2 --tasks everyday --limit 2 --seeds 0 --out out",
-    "kv search --factors 2,4 --windows 2 --prompt-tokens 48 --continuation-tokens 16 --held-out-windows 2 \
+    "kv search --factors 2,4 --menus positions,encodings,both,heavy-both --windows 2 --prompt-tokens 48 --continuation-tokens 16 --held-out-windows 2 \
         --tasks everyday --limit 2 --out out",
     "sensitivity --windows 2 --window-tokens 64 --out out",
     "calibrations --sources self,prose --seeds 0 --windows 2 --window-tokens 32 --prefill-count 1 \
@@ -46,7 +46,7 @@ const SEARCHES: [&str; 8] = [
 ];
 
 const SCORES: [&str; 3] = [
-    "eval --decode-remove 1,2 --kv-blocks 0-3 --kv-first 2 --kv-last 4 --kv-encoding int4 \
+    "eval --decode-remove 1,2 --kv-blocks 0-3 --kv-first 2 --kv-last 4 --kv-heavy 3 --kv-encoding int4 \
         --mode dense,pd,pd+kv --tasks everyday,heldout,passages --limit 8 --out out",
     "eval --dtype bf16 --tasks everyday,heldout --limit 8 --out out",
     "kv needle --decode-remove 1,2 --lengths 96,120 --depths 0.5 --out out",

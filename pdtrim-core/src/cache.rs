@@ -88,6 +88,36 @@ impl BlockCache {
         }
     }
 
+    /// Keys and values `[1, places, n_kv_heads, head_dim]` of positions that each head holds for itself,
+    /// `[n_kv_heads][place]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics unless both have that shape and each head's positions ascend.
+    pub fn of_head_positions(
+        keys: Tensor<4>,
+        values: Tensor<4>,
+        positions: Vec<Vec<TokenPosition>>,
+    ) -> Self {
+        let [batch, places, heads, _] = keys.dims();
+        assert!(
+            keys.dims() == values.dims() && batch == 1 && heads == positions.len(),
+            "keys and values of one row's heads"
+        );
+        let are_good =
+            |head: &Vec<TokenPosition>| head.len() == places && head.is_sorted_by(|a, b| a < b);
+        assert!(
+            positions.iter().all(are_good),
+            "positions of each head ascend"
+        );
+        let rows = vec![positions];
+        Self {
+            held: Some(KeysValues { keys, values }),
+            positions: Positions::ByHead { rows, places },
+            ..Self::with_capacity(0)
+        }
+    }
+
     /// The same cache, to which the block also gives the queries of the last `rows` positions that run
     /// through it together: what a policy judges the prompt's positions by.
     #[must_use]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -131,18 +132,61 @@ impl fmt::Display for KvEncoding {
 ///
 /// let sends = BlockKv {
 ///     span: Some(TokenSpan { first: 4, last: 60 }),
+///     heavy: 40,
 ///     encoding: KvEncoding::Bf16,
 /// };
 /// let plan = KvPlan::send_all(5).with_block(BlockId::new(1), sends);
-/// assert_eq!(plan.positions_sent(BlockId::new(1), 1024), 64);
+/// assert_eq!(plan.positions_sent(BlockId::new(1), 1024), 104);
 /// assert_eq!(plan.block(BlockId::new(0)), BlockKv::default());
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockKv {
     /// The prompt positions; `None` = all.
     pub span: Option<TokenSpan>,
+    /// Beside those of the span, so many positions between them: of each key and value head the ones on which the
+    /// attention of the prompt's queries fell most (the heavy hitters of H2O, arXiv:2306.14048). Other ones for
+    /// each prompt. Without a span there is nothing between.
+    pub heavy: usize,
     /// How their elements cross.
     pub encoding: KvEncoding,
+}
+
+impl BlockKv {
+    /// Positions that cross of a prompt of `n_positions`.
+    ///
+    /// ```
+    /// use pdtrim_core::{BlockKv, TokenSpan};
+    ///
+    /// let span = Some(TokenSpan { first: 4, last: 60 });
+    /// let sends = BlockKv { span, heavy: 40, ..BlockKv::default() };
+    /// assert_eq!((sends.kept(1024), sends.kept(100)), (104, 100));
+    /// assert_eq!(BlockKv::default().kept(1024), 1024);
+    /// ```
+    pub fn kept(self, n_positions: usize) -> usize {
+        self.span.map_or(n_positions, |span| {
+            let kept = span.kept(n_positions).saturating_add(self.heavy);
+            kept.min(n_positions)
+        })
+    }
+
+    /// The places in a cache of `n_positions` among which attention chooses, if it does: those between the span's,
+    /// more than there are [`heavy`](Self::heavy) ones.
+    ///
+    /// ```
+    /// use pdtrim_core::{BlockKv, TokenSpan};
+    ///
+    /// let span = Some(TokenSpan { first: 4, last: 60 });
+    /// let sends = BlockKv { span, heavy: 40, ..BlockKv::default() };
+    /// assert_eq!(sends.chosen_among(1024), Some(4..964));
+    /// // All of a short prompt cross, and without heavy ones there is nothing to choose.
+    /// assert_eq!(sends.chosen_among(104), None);
+    /// assert_eq!(BlockKv { heavy: 0, ..sends }.chosen_among(1024), None);
+    /// ```
+    pub fn chosen_among(self, n_positions: usize) -> Option<Range<usize>> {
+        let span = self.span.filter(|_| self.heavy > 0)?;
+        let trims = self.kept(n_positions) < n_positions;
+        trims.then(|| span.first..n_positions - span.last)
+    }
 }
 
 /// What each block sends to decode: all prompt positions as they are held, or fewer of them, or in fewer
@@ -170,7 +214,7 @@ pub struct KvPlan {
 }
 
 /// One group of blocks that send alike, as a plan file lists them: `blocks`, and `first` and `last` (or
-/// `budget` positions, of which `first_ratio` are the first), or `encoding`, or all of them.
+/// `budget` positions, of which `first_ratio` are the first) with or without `heavy`, or `encoding`, or all of them.
 ///
 /// ```
 /// use pdtrim_core::{KvGroup, TokenSpan};
@@ -208,6 +252,8 @@ struct GroupFields {
     #[serde(default, skip_serializing)]
     first_ratio: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    heavy: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     encoding: Option<KvEncoding>,
 }
 
@@ -238,22 +284,33 @@ impl TryFrom<GroupFields> for KvGroup {
             return Err(both.to_owned());
         }
         let span = counted.or(shared);
-        let encoding = fields.encoding.unwrap_or_default();
+        if span.is_none() && fields.heavy.is_some() {
+            return missing("`first` and `last`", "`heavy`");
+        }
+        let sends = BlockKv {
+            span,
+            heavy: fields.heavy.unwrap_or(0),
+            encoding: fields.encoding.unwrap_or_default(),
+        };
         let blocks = fields.blocks;
-        let sends = BlockKv { span, encoding };
         Ok(Self { blocks, sends })
     }
 }
 
 impl From<KvGroup> for GroupFields {
     fn from(group: KvGroup) -> Self {
-        let BlockKv { span, encoding } = group.sends;
+        let BlockKv {
+            span,
+            heavy,
+            encoding,
+        } = group.sends;
         Self {
             blocks: group.blocks,
             first: span.map(|span| span.first),
             last: span.map(|span| span.last),
             budget: None,
             first_ratio: None,
+            heavy: (heavy > 0).then_some(heavy),
             encoding: (encoding != KvEncoding::Held).then_some(encoding),
         }
     }
@@ -290,8 +347,8 @@ impl KvPlan {
     /// The same positions, with the elements of block `id` in `encoding`.
     #[must_use]
     pub fn encoded(self, id: BlockId, encoding: KvEncoding) -> Self {
-        let span = self.span(id);
-        self.with_block(id, BlockKv { span, encoding })
+        let sends = self.block(id);
+        self.with_block(id, BlockKv { encoding, ..sends })
     }
 
     /// The same positions, with the elements of every block in `encoding`.
@@ -322,6 +379,8 @@ impl KvPlan {
     }
 
     fn put(&mut self, id: BlockId, sends: BlockKv) {
+        let heavy = sends.span.map_or(0, |_| sends.heavy);
+        let sends = BlockKv { heavy, ..sends };
         if sends == BlockKv::default() {
             self.blocks.remove(&id);
         } else {
@@ -354,7 +413,7 @@ impl KvPlan {
         self.blocks.get(&id).copied().unwrap_or_default()
     }
 
-    /// The positions that `id` sends: `None` = all.
+    /// The first and last positions that `id` sends: `None` = all.
     pub fn span(&self, id: BlockId) -> Option<TokenSpan> {
         self.block(id).span
     }
@@ -370,10 +429,14 @@ impl KvPlan {
             .expect("checked when the plan was made")
     }
 
+    /// Whether attention chooses some of the positions that a block sends.
+    pub fn looks_at_attention(&self) -> bool {
+        self.blocks.values().any(|sends| sends.heavy > 0)
+    }
+
     /// Positions of block `id` that cross for a prompt of `n_positions`.
     pub fn positions_sent(&self, id: BlockId, n_positions: usize) -> usize {
-        self.span(id)
-            .map_or(n_positions, |span| span.kept(n_positions))
+        self.block(id).kept(n_positions)
     }
 }
 
@@ -400,11 +463,16 @@ mod tests {
         fn groups_describe_the_whole_plan(
             ids in proptest::collection::btree_set(0_usize..12, 0..12), first in 0_usize..4,
             encodings in proptest::collection::vec(proptest::sample::select(&KvEncoding::ALL[..]), 12),
+            heavy in proptest::collection::vec(0_usize..3, 12),
         ) {
             let blocks = BlockSet::from_indices(12, ids).unwrap();
             let plan = KvPlan::uniform(&blocks, TokenSpan { first, last: 7 });
             let encoded = encodings.into_iter().enumerate();
             let plan = encoded.fold(plan, |plan, (id, encoding)| plan.encoded(BlockId::new(id), encoding));
+            let plan = heavy.into_iter().enumerate().fold(plan, |plan, (id, heavy)| {
+                let sends = plan.block(BlockId::new(id));
+                plan.with_block(BlockId::new(id), BlockKv { heavy, ..sends })
+            });
             let groups = plan.to_groups();
             prop_assert_eq!(&KvPlan::from_groups(12, &groups).unwrap(), &plan);
             let text = serde_json::to_string(&groups).unwrap();
@@ -453,6 +521,32 @@ mod tests {
             );
         }
         assert!(read(r#"{"blocks":[1],"encoding":"int3"}"#).is_err());
+    }
+
+    #[test]
+    fn heavy_positions_are_written_and_want_a_span() {
+        let read = |text: &str| serde_json::from_str::<KvGroup>(text);
+        let text = r#"{"blocks":[1],"first":4,"last":60,"heavy":40,"encoding":"int4"}"#;
+        let group = read(text).unwrap();
+        assert_eq!(group.sends.heavy, 40);
+        assert_eq!(serde_json::to_string(&group).unwrap(), text);
+        let error = read(r#"{"blocks":[1],"heavy":40}"#)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("`first` and `last` beside `heavy`"),
+            "{error}"
+        );
+        // Without a span everything crosses, and a plan does not say otherwise.
+        let lone = BlockKv {
+            heavy: 3,
+            ..BlockKv::default()
+        };
+        assert!(
+            KvPlan::send_all(2)
+                .with_block(BlockId::new(0), lone)
+                .sends_all()
+        );
     }
 
     #[test]

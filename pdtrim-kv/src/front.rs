@@ -34,11 +34,12 @@ use crate::sizes::KvSizes;
 ///     loss: &loss,
 ///     removed: &PerStage::dense(5),
 ///     sizes: &KvSizes::new(&model, vec![40])?,
-///     menu: &encodings.map(|encoding| BlockKv { span: None, encoding }),
+///     menu: &encodings.map(|encoding| BlockKv { encoding, ..BlockKv::default() }),
 ///     factors: &[1.5],
 ///     rounds: 1,
 ///     max_rise: None,
 ///     firsts: &[],
+///     heavies: &[],
 /// };
 /// let front = search.run(None, &mut |_| ())?;
 /// assert!(front.points[0].factor >= 1.5);
@@ -61,6 +62,8 @@ pub struct FrontSearch<'a> {
     pub max_rise: Option<f64>,
     /// How many of a span's positions may be first ones, to be tried at the end in all blocks together.
     pub firsts: &'a [usize],
+    /// Which share of the others attention may choose, to be tried after that in all blocks that let it choose.
+    pub heavies: &'a [f64],
 }
 
 /// What a plan was looked for.
@@ -154,7 +157,8 @@ impl FrontSearch<'_> {
         let kept = self.removed.decode.complement().len();
         let prices = kept * self.menu.len().saturating_sub(1);
         let halvings = self.max_rise.map_or(0, |_| HALVINGS);
-        let factors = self.factors.len() * (1 + self.rounds * (1 + prices) + self.firsts.len());
+        let splits = self.firsts.len() + self.heavies.len();
+        let factors = self.factors.len() * (1 + self.rounds * (1 + prices) + splits);
         1 + prices + factors + halvings
     }
 
@@ -319,27 +323,25 @@ impl FrontSearch<'_> {
         })
     }
 
-    /// The best way to share the spans' positions out between a prompt's start and its end.
+    /// The best way to share the positions out between a prompt's start and its end, and then to attention.
     fn split(
         &self,
         costs: &mut Costs<'_, '_>,
         base: &KvPlan,
-        (plan, cost): (KvPlan, f64),
+        found: (KvPlan, f64),
     ) -> Result<(KvPlan, f64)> {
-        let splits: Vec<KvPlan> = self
-            .firsts
-            .iter()
-            .map(|&first| with_first(&plan, first))
-            .collect();
-        let measured = costs.of(base, &splits)?;
-        let all = splits.into_iter().zip(measured);
-        // Ties go to what was there.
-        Ok(all.fold(
-            (plan, cost),
-            |best, other| {
-                if other.1 < best.1 { other } else { best }
-            },
-        ))
+        let splits = self.firsts.iter();
+        let splits = splits.map(|&first| changed(&found.0, |sends| with_first(sends, first)));
+        let found = best(costs, base, splits.collect(), found)?;
+        let shares = self.heavies.iter();
+        let shares = shares.map(|&share| {
+            let of_block = |sends: BlockKv| match sends.heavy {
+                0 => sends,
+                _ => with_heavy(sends, share),
+            };
+            changed(&found.0, of_block)
+        });
+        best(costs, base, shares.collect(), found)
     }
 
     /// The plan of the lowest sum of prices that fits.
@@ -365,20 +367,73 @@ impl FrontSearch<'_> {
     }
 }
 
-/// The same numbers of positions, `first` of them first ones where there are more.
-fn with_first(plan: &KvPlan, first: usize) -> KvPlan {
-    plan.spanned().iter().fold(plan.clone(), |plan, id| {
-        let sends = plan.block(id);
-        let span = sends.span.map(|span| {
-            let kept = span.first + span.last;
-            let first = first.min(kept.saturating_sub(1));
-            TokenSpan {
-                first,
-                last: kept - first,
-            }
-        });
-        plan.with_block(id, BlockKv { span, ..sends })
+/// The cheapest; ties go to what was found before.
+fn best(
+    costs: &mut Costs<'_, '_>,
+    base: &KvPlan,
+    others: Vec<KvPlan>,
+    found: (KvPlan, f64),
+) -> Result<(KvPlan, f64)> {
+    let measured = costs.of(base, &others)?;
+    let all = others.into_iter().zip(measured);
+    Ok(all.fold(
+        found,
+        |best, other| {
+            if other.1 < best.1 { other } else { best }
+        },
+    ))
+}
+
+/// The same plan with other spans.
+fn changed(plan: &KvPlan, change: impl Fn(BlockKv) -> BlockKv) -> KvPlan {
+    let spanned = plan.spanned();
+    spanned.iter().fold(plan.clone(), |plan, id| {
+        let sends = change(plan.block(id));
+        plan.with_block(id, sends)
     })
+}
+
+/// As many positions, `first` of them first ones where there are more.
+fn with_first(sends: BlockKv, first: usize) -> BlockKv {
+    let span = sends.span.map(|span| {
+        let kept = span.first + span.last;
+        let first = first.min(kept.saturating_sub(1));
+        TokenSpan {
+            first,
+            last: kept - first,
+        }
+    });
+    BlockKv { span, ..sends }
+}
+
+/// As many positions, of which attention chooses this share of those that are no first ones; at least one stays a last
+/// one.
+///
+/// ```
+/// use pdtrim_core::{BlockKv, TokenSpan};
+/// use pdtrim_kv::with_heavy;
+///
+/// let span = Some(TokenSpan { first: 4, last: 60 });
+/// let sends = with_heavy(BlockKv { span, ..BlockKv::default() }, 0.5);
+/// assert_eq!((sends.span, sends.heavy), (Some(TokenSpan { first: 4, last: 30 }), 30));
+/// assert_eq!(with_heavy(sends, 0.0).span, span);
+/// ```
+pub fn with_heavy(sends: BlockKv, share: f64) -> BlockKv {
+    let Some(span) = sends.span else {
+        return sends;
+    };
+    let others = span.last + sends.heavy;
+    let heavy = (others as f64 * share + 1e-9) as usize;
+    let heavy = heavy.min(others.saturating_sub(1));
+    let span = TokenSpan {
+        last: others - heavy,
+        ..span
+    };
+    BlockKv {
+        span: Some(span),
+        heavy,
+        ..sends
+    }
 }
 
 impl Prices {

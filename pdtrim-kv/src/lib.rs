@@ -1,7 +1,7 @@
 //! Which KV entries cross from prefill to decode (arXiv:2509.04467v1-v3; v4 dropped the mechanism).
 //!
-//! In chosen blocks decode receives only the first f and the last r prompt positions, in the others
-//! all of them, each block's elements in the [`KvEncoding`](pdtrim_core::KvEncoding) that the plan names.
+//! In chosen blocks decode receives only the first f and the last r prompt positions, and where the plan says so some
+//! between them that attention chooses, in the others all of them, each block's elements in the [`KvEncoding`](pdtrim_core::KvEncoding) that the plan names.
 //! [`PlannedTransfer`] carries a [`KvPlan`](pdtrim_core::KvPlan) out on a cache; [`search`]
 //! chooses the blocks, f and r for a target of positions, and
 //! [`FrontSearch`] spans and encodings for several numbers of bytes. [`KvPolicy`] is
@@ -65,7 +65,7 @@ pub mod vllm;
 pub use costs::{KvEvaluation, KvJournal};
 pub use encoding::{Codec, Held, KvShape, Part};
 pub use error::{Error, Result};
-pub use front::{Front, FrontPoint, FrontSearch, Goal};
+pub use front::{Front, FrontPoint, FrontSearch, Goal, with_heavy};
 pub use planned::PlannedTransfer;
 pub use policy::{
     AdaKv, Budget, H2o, Kept, KvPolicy, PolicyTransfer, SnapKv, StreamingLlm, Think, Window,

@@ -3,13 +3,15 @@
 use burn::tensor::{Tensor, TensorData};
 use pdtrim_core::cache::BlockCache;
 use pdtrim_core::pipeline::{CacheTransfer, Received};
-use pdtrim_core::{BlockId, Bytes, KvEncoding, KvPlan};
+use pdtrim_core::{BlockId, BlockKv, Bytes, KvEncoding, KvPlan};
 
 use crate::encoding::{Codec, Held, KvShape, Part};
 use crate::error::Result;
+use crate::policy::{highest, last_queries, mass};
 
 /// Hands over what a [`KvPlan`] lets through: the first and the last prompt positions of the blocks that
-/// say so, in the encoding that they say. Kept entries keep the token position whose `RoPE` they carry;
+/// say so, and of those between them the ones that attention fell on most, in the encoding that they say. Which
+/// ones attention chose crosses too, as a bit for each. Kept entries keep the token position whose `RoPE` they carry;
 /// nothing is renumbered. Decode attends to what the bytes stand for, and the bytes are counted.
 ///
 /// ```
@@ -46,16 +48,74 @@ impl PlannedTransfer {
 }
 
 impl CacheTransfer for PlannedTransfer {
-    fn transfer(&self, id: BlockId, mut cache: BlockCache) -> pdtrim_core::Result<Received> {
-        let sends = self.plan.block(id);
-        if let Some(span) = sends.span {
-            cache.retain_places(&span.places(cache.len()));
-        }
-        if sends.encoding == KvEncoding::Held || cache.is_empty() {
-            return Ok(cache.into());
-        }
-        through_bytes(&cache, sends.encoding).map_err(core_error)
+    fn observes(&self) -> usize {
+        observes(&self.plan)
     }
+
+    fn transfer(&self, id: BlockId, cache: BlockCache) -> pdtrim_core::Result<Received> {
+        hand_over(self.plan.block(id), cache).map_err(core_error)
+    }
+}
+
+/// Queries that say which positions are heavy: of a longer prompt not all are asked, which would take as long as
+/// the blocks themselves.
+const QUERIES: usize = 256;
+
+fn hand_over(sends: BlockKv, mut cache: BlockCache) -> Result<Received> {
+    let n = cache.len();
+    retain(sends, &mut cache)?;
+    let received = if sends.encoding == KvEncoding::Held || cache.is_empty() {
+        cache.into()
+    } else {
+        through_bytes(&cache, sends.encoding)?
+    };
+    let mut bytes = received.bytes.0;
+    if !received.cache.is_empty() {
+        let heads = received.cache.keys().dims()[2];
+        bytes += choice_bytes(sends, n, heads) as u64;
+    }
+    Ok(Received {
+        bytes: Bytes(bytes),
+        ..received
+    })
+}
+
+/// Of how many last prompt positions a plan wants the queries.
+pub(crate) fn observes(plan: &KvPlan) -> usize {
+    if plan.looks_at_attention() {
+        usize::MAX
+    } else {
+        0
+    }
+}
+
+/// Keeps the places that `sends` lets through.
+pub(crate) fn retain(sends: BlockKv, cache: &mut BlockCache) -> Result<()> {
+    let n = cache.len();
+    let Some(span) = sends.span.filter(|_| sends.kept(n) < n) else {
+        return Ok(());
+    };
+    let Some(between) = sends.chosen_among(n) else {
+        cache.retain_places(&span.places(n));
+        return Ok(());
+    };
+    let attention = mass(&last_queries(cache, n)?, &cache.keys(), QUERIES);
+    let head = |attention: &Vec<f32>| {
+        let chosen = highest(&attention[between.clone()], sends.heavy).into_iter();
+        let chosen = chosen.map(|place| between.start + place);
+        let first = 0..between.start;
+        first.chain(chosen).chain(between.end..n).collect()
+    };
+    let row = |row: &Vec<Vec<f32>>| row.iter().map(head).collect();
+    let places: Vec<Vec<Vec<usize>>> = attention.iter().map(row).collect();
+    cache.retain_places_by_head(&places);
+    Ok(())
+}
+
+/// What it takes to say which positions attention chose in each of `heads`: a bit for each it chose among.
+pub(crate) fn choice_bytes(sends: BlockKv, n_positions: usize, heads: usize) -> usize {
+    let between = sends.chosen_among(n_positions);
+    between.map_or(0, |between| heads * between.len().div_ceil(8))
 }
 
 /// What a transfer's caller is told.

@@ -8,6 +8,8 @@ use pdtrim_core::cache::BlockCache;
 use pdtrim_core::pipeline::{CacheTransfer, Received};
 use pdtrim_core::{BlockId, BlockSet, Bytes, KvEncoding};
 
+pub(crate) use attention::mass;
+pub(crate) use eviction::highest;
 pub use eviction::{AdaKv, H2o, SnapKv, StreamingLlm, Window};
 pub use think::Think;
 
@@ -231,7 +233,7 @@ impl KvPolicy for Box<dyn KvPolicy> {
 }
 
 /// The queries of the last `rows` positions, `[batch, rows, n_heads, head_dim]`.
-fn last_queries(cache: &BlockCache, rows: usize) -> Result<burn::tensor::Tensor<4>> {
+pub(crate) fn last_queries(cache: &BlockCache, rows: usize) -> Result<burn::tensor::Tensor<4>> {
     let observed = cache.observed().ok_or(Error::NoQueries)?.clone();
     let held = observed.dims()[1];
     let rows = rows.min(held);

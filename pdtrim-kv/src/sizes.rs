@@ -5,6 +5,7 @@ use pdtrim_core::{BlockId, BlockKv, BlockSet, KvEncoding, KvPlan};
 
 use crate::encoding::{Codec, Held, KvShape, Part};
 use crate::error::Result;
+use crate::planned::choice_bytes;
 
 /// Bytes of plans for prompts of given lengths: what [`PlannedTransfer`](crate::PlannedTransfer) counts,
 /// without running anything.
@@ -63,11 +64,12 @@ impl KvSizes {
         };
         let bytes = |&length: &usize| {
             let shape = KvShape {
-                positions: sends.span.map_or(length, |span| span.kept(length)),
+                positions: sends.kept(length),
                 heads: self.heads[id.index()],
                 width: self.width,
             };
-            codec.bytes(shape, Part::Keys) + codec.bytes(shape, Part::Values)
+            let choice = choice_bytes(sends, length, shape.heads);
+            choice + codec.bytes(shape, Part::Keys) + codec.bytes(shape, Part::Values)
         };
         let all: usize = self.lengths.iter().map(bytes).sum();
         all as f64 / self.lengths.len().max(1) as f64
@@ -84,8 +86,8 @@ impl KvSizes {
     /// Mean bytes of a prompt of the dense model in bf16: what published figures are held against.
     pub fn dense_bf16_bytes(&self) -> f64 {
         let sends = BlockKv {
-            span: None,
             encoding: KvEncoding::Bf16,
+            ..BlockKv::default()
         };
         let blocks = (0..self.depth()).map(BlockId::new);
         blocks.map(|id| self.block_bytes(id, sends)).sum()

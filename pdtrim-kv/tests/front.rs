@@ -20,18 +20,16 @@ fn windows() -> Calibration {
 }
 
 fn menu() -> Vec<BlockKv> {
-    let spans = [None, Some(20), Some(8)];
+    let positions = [(None, 0), (Some(18), 0), (Some(9), 9), (Some(6), 0)];
     let encodings = [KvEncoding::Bf16, KvEncoding::Int8, KvEncoding::Int4];
-    let choice = |span: Option<usize>, encoding| BlockKv {
-        span: span.map(|kept| TokenSpan {
-            first: 2,
-            last: kept - 2,
-        }),
+    let choice = |(last, heavy): (Option<usize>, usize), encoding| BlockKv {
+        span: last.map(|last| TokenSpan { first: 2, last }),
+        heavy,
         encoding,
     };
-    spans
+    positions
         .iter()
-        .flat_map(|&span| encodings.map(|encoding| choice(span, encoding)))
+        .flat_map(|&positions| encodings.map(|encoding| choice(positions, encoding)))
         .collect()
 }
 
@@ -64,6 +62,7 @@ fn front_within(
         max_rise,
         rounds: 2,
         firsts: &[0, 1, 4],
+        heavies: &[0.25, 0.75],
     };
     let mut measured = 0;
     let known = journal.as_ref().map_or(0, |(_, known)| known.len());

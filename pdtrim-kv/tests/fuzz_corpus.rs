@@ -185,7 +185,7 @@ fn largest_bodies() -> [(&'static str, Vec<u8>); 5] {
 #[test]
 fn what_prefill_answers_is_received_and_what_was_changed_is_not() {
     let _turn = alone();
-    for number in 0..2 {
+    for number in 0..targets::PLANS {
         let served = targets::served(number);
         let prompt: Vec<u32> = (5..5 + PROMPT as u32).collect();
         for zstd in [false, true] {
@@ -194,7 +194,7 @@ fn what_prefill_answers_is_received_and_what_was_changed_is_not() {
             assert_eq!(received, served.kv_bytes(PROMPT));
             assert!(receive(&served, PROMPT + 1, &frames).is_err());
             assert!(receive(&served, PROMPT, &frames[..frames.len() - 3]).is_err());
-            let other = targets::served(1 - number);
+            let other = targets::served((number + 1) % targets::PLANS);
             assert!(receive(&other, PROMPT, &frames).is_err());
         }
     }
@@ -212,12 +212,12 @@ fn wire_seeds() -> Vec<(String, Vec<u8>)> {
         ("empty-message".to_owned(), vec![0; 6]),
     ];
     let prompt: Vec<u32> = (5..5 + PROMPT as u32).collect();
-    for number in 0..2_u8 {
-        let served = targets::served(usize::from(number));
+    for number in 0..targets::PLANS {
+        let served = targets::served(number);
         for (name, zstd) in [("plain", false), ("zstd", true)] {
             let frames = record(&served, &prompt, zstd).unwrap();
             let mut seed = |what: &str, frames: &[u8]| {
-                let bytes = [&[number], frames].concat();
+                let bytes = [&[number as u8], frames].concat();
                 seeds.push((format!("{number}-{name}-{what}"), bytes));
             };
             seed("whole", &frames);

@@ -9,9 +9,12 @@ use pdtrim_core::cache::{BlockCache, TokenPosition};
 use pdtrim_core::objective::{Calibration, CalibrationLoss, Rows};
 use pdtrim_core::pipeline::{CacheTransfer, PdModel, Received, SendAll};
 use pdtrim_core::testing::TinyModel;
-use pdtrim_core::{BlockId, BlockSet, Boundary, KvEncoding, KvFill, PerStage};
+use pdtrim_core::{
+    BlockId, BlockKv, BlockSet, Boundary, KvEncoding, KvFill, KvPlan, PerStage, TokenSpan,
+};
 use pdtrim_kv::{
-    AdaKv, Budget, H2o, Kept, KvPolicy, PolicyTransfer, SnapKv, StreamingLlm, Think, Window,
+    AdaKv, Budget, H2o, Kept, KvPolicy, PlannedTransfer, PolicyTransfer, SnapKv, StreamingLlm,
+    Think, Window,
 };
 use proptest::prelude::*;
 
@@ -75,6 +78,35 @@ fn scored(
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_plan_with_heavy_positions_and_no_first_ones_keeps_what_h2o_keeps(
+        prompt in proptest::collection::vec(0_u32..96, 3..40), budget in 1_usize..50,
+        encoding in proptest::sample::select(&KvEncoding::ALL[..]),
+    ) {
+        let budget = budget.min(prompt.len() - 2);
+        let sends = BlockKv {
+            span: Some(TokenSpan { first: 0, last: budget.div_ceil(2) }),
+            heavy: budget / 2,
+            encoding,
+        };
+        let plan = (0..DEPTH).fold(KvPlan::send_all(DEPTH), |plan, id| plan.with_block(BlockId::new(id), sends));
+        let policy = H2o { budget: Budget::Positions(budget) };
+        let policy = PolicyTransfer::new(policy, BlockSet::all(DEPTH), encoding);
+        let (by_policy, seen_by_policy) = scored(&policy, &prompt);
+        let (by_plan, seen_by_plan) = scored(&PlannedTransfer::new(plan), &prompt);
+        for (one, other) in seen_by_plan.iter().zip(&seen_by_policy) {
+            for head in 0..HEADS {
+                prop_assert_eq!(one.head_positions(0, head), other.head_positions(0, head));
+            }
+        }
+        prop_assert_eq!(by_plan.continuations, by_policy.continuations);
+        // Of the positions before the last ones, a bit for each says whether it was chosen.
+        let read = prompt.len() - 1;
+        let chooses = budget / 2 > 0 && budget < read;
+        let bits = if chooses { HEADS * (read - budget.div_ceil(2)).div_ceil(8) } else { 0 };
+        prop_assert_eq!(by_plan.kv_bytes.0, by_policy.kv_bytes.0 + (DEPTH * bits) as u64);
+    }
 
     #[test]
     fn every_head_keeps_the_budget_and_the_last_position(

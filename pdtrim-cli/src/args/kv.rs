@@ -27,12 +27,16 @@ pub(crate) enum KvCommand {
 /// What blocks may choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum KvMenuArg {
-    /// Fewer positions, in bf16
+    /// Fewer positions, in bf16: the first and the last
     Positions,
+    /// Fewer positions, in bf16: the first, the last, and those that attention falls on most, in each head
+    Heavy,
     /// All positions, in fewer bits
     Encodings,
-    /// Fewer positions, fewer bits, or both
+    /// Fewer positions, fewer bits, or both: the first and last positions
     Both,
+    /// Fewer positions, fewer bits, or both: with those that attention falls on most
+    HeavyBoth,
 }
 
 /// What a search for KV plans measures.
@@ -100,6 +104,10 @@ pub(crate) struct KvSearchArgs {
     /// these numbers, and the best of all is kept.
     #[arg(long, value_delimiter = ',', value_name = "N", default_values_t = [4, 0, 1, 2, 8, 16, 32])]
     pub(crate) first: Vec<usize>,
+    /// In the menus with heavy positions, the share of a span's others that attention chooses, 0 to 1, separated by
+    /// commas; blocks are chosen with the first of these numbers, and the best of all is kept.
+    #[arg(long, value_delimiter = ',', value_name = "X", value_parser = share, default_values_t = [0.5, 0.75, 0.25])]
+    pub(crate) heavy: Vec<f64>,
     /// Encodings that a block may send in, separated by commas; bf16 always is a choice.
     #[arg(long, value_delimiter = ',', value_parser = kv_encoding, value_name = "ENCODING", default_values_t = [KvEncoding::Fp8E4m3, KvEncoding::Int8, KvEncoding::Int4])]
     pub(crate) encodings: Vec<KvEncoding>,
@@ -150,6 +158,15 @@ pub(crate) struct KvSearchArgs {
     /// Print one object instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if (0.0..=1.0).contains(&number) {
+        Ok(number)
+    } else {
+        Err("expected a share from 0 to 1".to_owned())
+    }
 }
 
 fn percent(text: &str) -> Result<f64, String> {

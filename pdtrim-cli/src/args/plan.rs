@@ -31,6 +31,10 @@ pub(crate) struct PlanArgs {
     /// The share of --kv-budget that are first positions, 0 to 1.
     #[arg(long, value_name = "X", requires_all = ["kv_blocks", "kv_budget"])]
     pub(crate) kv_first_ratio: Option<f64>,
+    /// Beside those, so many positions between them that the attention of the prompt's queries falls on most, each head
+    /// its own.
+    #[arg(long, value_name = "N", requires_all = ["kv_blocks", "kv_positions"])]
+    pub(crate) kv_heavy: Option<usize>,
     /// How the elements of prompt KV cross, in every block: held, bf16, fp8-e4m3, int8 or int4.
     #[arg(long, value_name = "ENCODING", value_parser = kv_encoding)]
     pub(crate) kv_encoding: Option<KvEncoding>,
@@ -60,7 +64,7 @@ impl PlanArgs {
         };
         let number = |number: Option<usize>| number.map(|number| number.to_string().into());
         let ratio = self.kv_first_ratio.map(|ratio| ratio.to_string().into());
-        let values: [(&str, Option<OsString>); 9] = [
+        let values: [(&str, Option<OsString>); 10] = [
             ("--plan", self.plan.clone().map(OsString::from)),
             ("--prefill-remove", blocks(&self.prefill_remove)),
             ("--decode-remove", blocks(&self.decode_remove)),
@@ -69,6 +73,7 @@ impl PlanArgs {
             ("--kv-last", number(self.kv_last)),
             ("--kv-budget", number(self.kv_budget)),
             ("--kv-first-ratio", ratio),
+            ("--kv-heavy", number(self.kv_heavy)),
             (
                 "--kv-encoding",
                 self.kv_encoding.map(|encoding| encoding.name().into()),

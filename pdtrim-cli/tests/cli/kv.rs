@@ -114,6 +114,50 @@ fn fronts_meet_their_factors_and_every_point_has_a_plan_that_runs() {
 }
 
 #[test]
+fn plans_whose_positions_attention_chooses_run_and_count_their_choice() {
+    let place = Place::new();
+    let menus = [
+        "--menus",
+        "heavy,heavy-both",
+        "--policies",
+        "h2o",
+        "--out",
+        "one",
+    ];
+    let (table, _) = said(&mut place.pdtrim(&words(&menus)));
+    assert!(table.contains("heavy positions and encodings"), "{table}");
+    let [object, _, _] = files(&place, "one");
+    let object: Value = serde_json::from_str(&object).unwrap();
+    let rows = object["rows"].as_array().unwrap();
+    let of = |kind: &str| rows.iter().filter(|row| row["kind"] == kind).count();
+    assert_eq!(["heavy", "heavy-both", "h2o"].map(of), [2, 3, 3]);
+    let plan = rows
+        .iter()
+        .find(|row| row["plan"] == "plan-heavy-3x.toml")
+        .unwrap();
+    assert!(read(&place.path("one/plan-heavy-3x.toml")).contains("heavy = "));
+    let prompt: Vec<u32> = (0..40).map(|n| n * 7 % 96).collect();
+    place.file("prompt", serde_json::to_string(&prompt).unwrap());
+    place.file("continuation", "[20, 21]");
+    let scored = |more: &[&str]| {
+        let words = "logprobs --model model --ids --json --prompt-file prompt --continuation-file continuation";
+        let words: Vec<&str> = words.split(' ').chain(more.iter().copied()).collect();
+        place.json(&words)
+    };
+    let by_plan = scored(&["--plan", "one/plan-heavy-3x.toml"]);
+    assert_eq!(by_plan["kv_bytes"].as_f64(), plan["bytes"].as_f64());
+    // The same flags for every block, without and with positions that attention chooses.
+    let flags = "--kv-blocks 0-4 --kv-first 2 --kv-last";
+    let flags: Vec<&str> = flags.split(' ').collect();
+    let without = scored(&[&flags[..], &["10"]].concat());
+    let heavy = scored(&[&flags[..], &["4", "--kv-heavy", "6"]].concat());
+    // Five blocks, two heads; of the 34 positions between 2 and 36 a bit each.
+    let bytes = |scored: &Value| scored["kv_bytes"].as_u64().unwrap();
+    assert_eq!(bytes(&heavy), bytes(&without) + 5 * 2 * 5);
+    assert_ne!(heavy["logprobs"], without["logprobs"]);
+}
+
+#[test]
 fn a_search_starts_from_a_plans_blocks_and_a_killed_one_goes_on() {
     let place = Place::new();
     place.trim(&[]).assert().success();

@@ -31,6 +31,7 @@ fn file(prefill: &[usize], decode: &[usize]) -> PlanFile {
             blocks: vec![0, 3],
             sends: BlockKv {
                 span: Some(TokenSpan { first: 4, last: 8 }),
+                heavy: 2,
                 encoding: KvEncoding::Int8,
             },
         }],

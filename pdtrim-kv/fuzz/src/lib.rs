@@ -13,7 +13,8 @@ use pdtrim_core::config::Architecture;
 use pdtrim_core::model::BlockModel;
 use pdtrim_core::testing::{TinyModel, tiny_config};
 use pdtrim_core::{
-    BlockSet, Boundary, KvEncoding, KvFill, KvPlan, ModelConfig, PerStage, TokenSpan,
+    BlockId, BlockKv, BlockSet, Boundary, KvEncoding, KvFill, KvPlan, ModelConfig, PerStage,
+    TokenSpan,
 };
 use pdtrim_kv::serve::{
     ApiModel, Generator, Limits, Metrics, Router, Served, ServedParts, openai, replay,
@@ -57,7 +58,7 @@ pub fn bounded(len: usize, fixed: usize, work: impl FnOnce()) -> usize {
 /// An answer of prefill in gRPC's frames. The first byte chooses one of [`served`]. Returns the memory it took.
 pub fn wire(data: &[u8]) -> usize {
     static SERVED: OnceLock<Vec<Served>> = OnceLock::new();
-    let all = SERVED.get_or_init(|| (0..2).map(served).collect());
+    let all = SERVED.get_or_init(|| (0..PLANS).map(served).collect());
     let Some((&first, frames)) = data.split_first() else {
         return 0;
     };
@@ -69,16 +70,31 @@ pub fn wire(data: &[u8]) -> usize {
     })
 }
 
-/// Two plans: integers, spans and a hidden state; and everything as it is held.
+/// Plans that [`served`] has.
+pub const PLANS: usize = 3;
+
+/// Three plans: integers, spans and a hidden state; everything as it is held; and positions that attention chooses.
 pub fn served(number: usize) -> Served {
     let model: Arc<dyn BlockModel> = Arc::new(TinyModel::default().build());
-    let (boundary, kv) = if number == 0 {
-        let span = TokenSpan { first: 2, last: 5 };
-        let spanned = BlockSet::from_indices(5, [0, 3]).expect("within the model");
-        let kv = KvPlan::uniform(&spanned, span).encoded_everywhere(KvEncoding::Int8);
-        (Boundary::Prefill, kv)
-    } else {
-        (Boundary::Decode, KvPlan::send_all(5))
+    let (boundary, kv) = match number {
+        0 => {
+            let span = TokenSpan { first: 2, last: 5 };
+            let spanned = BlockSet::from_indices(5, [0, 3]).expect("within the model");
+            let kv = KvPlan::uniform(&spanned, span).encoded_everywhere(KvEncoding::Int8);
+            (Boundary::Prefill, kv)
+        }
+        1 => (Boundary::Decode, KvPlan::send_all(5)),
+        _ => {
+            let sends = |encoding| BlockKv {
+                span: Some(TokenSpan { first: 1, last: 3 }),
+                heavy: 4,
+                encoding,
+            };
+            let kv = KvPlan::send_all(5)
+                .with_block(BlockId::new(0), sends(KvEncoding::Held))
+                .with_block(BlockId::new(4), sends(KvEncoding::Int4));
+            (Boundary::Decode, kv)
+        }
     };
     let served = Served::new(ServedParts {
         models: PerStage::both(model),

@@ -173,7 +173,7 @@ impl SnapKv {
         let queries = last_queries(cache, self.window)?;
         let before = cache.len() - recent;
         let votes = |mass: &Vec<f32>| smoothed(&mass[..before], self.kernel);
-        let mass = mass(&queries, &cache.keys());
+        let mass = mass(&queries, &cache.keys(), usize::MAX);
         let row = |row: &Vec<Vec<f32>>| row.iter().map(votes).collect();
         Ok(mass.iter().map(row).collect())
     }
@@ -235,7 +235,7 @@ impl KvPolicy for H2o {
         let kept = self.budget.of(n);
         let recent = kept.div_ceil(2);
         let queries = last_queries(cache, n)?;
-        let mass = mass(&queries, &cache.keys());
+        let mass = mass(&queries, &cache.keys(), usize::MAX);
         let head =
             |mass: &Vec<f32>| with_recent(highest(&mass[..n - recent], kept - recent), recent, n);
         Ok(by_head(&mass, head))
@@ -248,7 +248,7 @@ fn by_head(mass: &[Vec<Vec<f32>>], places: impl Fn(&Vec<f32>) -> Vec<usize>) -> 
 }
 
 /// The places of the `k` highest votes, ascending; ties go to the first.
-fn highest(votes: &[f32], k: usize) -> Vec<usize> {
+pub(crate) fn highest(votes: &[f32], k: usize) -> Vec<usize> {
     let mut places: Vec<usize> = (0..votes.len()).collect();
     places.sort_by(|&a, &b| votes[b].total_cmp(&votes[a]).then(a.cmp(&b)));
     places.truncate(k);

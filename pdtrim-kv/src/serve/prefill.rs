@@ -28,7 +28,7 @@ use super::proto::prefill_server::{Prefill, PrefillServer as GrpcServer};
 use super::proto::{Part, RunRequest};
 use super::served::Served;
 use super::wire;
-use crate::planned::core_error;
+use crate::planned::{core_error, observes, retain};
 
 /// Messages that wait for a slow reader; what comes after them stays where it was computed.
 const MESSAGES_AHEAD: usize = 2;
@@ -264,11 +264,13 @@ impl ToWire<'_> {
 }
 
 impl CacheTransfer for ToWire<'_> {
+    fn observes(&self) -> usize {
+        observes(&self.served.parts().kv)
+    }
+
     fn transfer(&self, id: BlockId, mut cache: BlockCache) -> pdtrim_core::Result<Received> {
         let read = cache.len();
-        if let Some(span) = self.served.parts().kv.span(id) {
-            cache.retain_places(&span.places(read));
-        }
+        retain(self.served.parts().kv.block(id), &mut cache).map_err(core_error)?;
         let bytes = Bytes(self.served.block_on_wire(id, read).bytes() as u64);
         self.hand_on(id, cache.unobserved()).map_err(core_error)?;
         let cache = BlockCache::with_capacity(0);

@@ -1,5 +1,6 @@
 //! A model and its plan, as both processes hold them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::DType;
@@ -114,21 +115,34 @@ struct Effect<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BlockOnWire {
     pub(super) id: BlockId,
-    /// Token positions, ascending and apart.
+    /// Token positions of every head, ascending and apart.
     pub(super) ranges: Vec<(usize, usize)>,
+    /// Between the ranges, the positions among which attention chose in each head, and how many of them cross.
+    pub(super) heavy: Option<(Range<usize>, usize)>,
     pub(super) shape: KvShape,
     pub(super) codec: Codec,
 }
 
 impl BlockOnWire {
+    /// Bytes that say what attention chose in each head: a bit for each position, from the lowest of a byte on.
+    pub(super) fn choice_bytes(&self) -> usize {
+        self.shape.heads * self.head_choice_bytes()
+    }
+
+    /// The same for one head.
+    pub(super) fn head_choice_bytes(&self) -> usize {
+        let between = self.heavy.as_ref().map(|(between, _)| between.len());
+        between.map_or(0, |places| places.div_ceil(8))
+    }
+
     /// Bytes of all keys.
     pub(super) fn key_bytes(&self) -> usize {
         self.codec.bytes(self.shape, Part::Keys)
     }
 
-    /// Bytes of all keys and values.
+    /// Bytes of everything.
     pub(super) fn bytes(&self) -> usize {
-        self.key_bytes() + self.codec.bytes(self.shape, Part::Values)
+        self.choice_bytes() + self.key_bytes() + self.codec.bytes(self.shape, Part::Values)
     }
 }
 
@@ -221,7 +235,8 @@ impl Served {
         let sends = self.parts.kv.block(id);
         let dims = self.model().dims();
         let groups = self.model().kept_groups(id);
-        let ranges = match sends.span.filter(|span| span.trims(read)) {
+        let positions = sends.kept(read);
+        let ranges = match sends.span.filter(|_| positions < read) {
             Some(span) => vec![(0, span.first), (read - span.last, read)],
             None => vec![(0, read)],
         };
@@ -231,8 +246,11 @@ impl Served {
             .collect();
         BlockOnWire {
             id,
+            heavy: sends
+                .chosen_among(read)
+                .map(|between| (between, sends.heavy)),
             shape: KvShape {
-                positions: ranges.iter().map(|(start, end)| end - start).sum(),
+                positions,
                 heads: groups.map_or(dims.n_kv_heads, |groups| groups.len()),
                 width: dims.head_dim,
             },

@@ -22,11 +22,23 @@ pub(super) const FRAME: usize = 64 << 10;
 /// zstd's quickest level that still packs.
 const ZSTD_LEVEL: i32 = 1;
 
-/// The bytes of a block, all keys and then all values.
+/// The bytes of a block: which positions attention chose, if it did, then all keys and then all values.
 pub(super) fn encode(block: &BlockOnWire, cache: &BlockCache) -> ServeResult<Bytes> {
     let mut bytes = Vec::with_capacity(block.bytes());
     if cache.is_empty() {
         return Ok(bytes.into());
+    }
+    if let Some((between, heavy)) = &block.heavy {
+        let first = between.start;
+        for head in 0..block.shape.heads {
+            let chosen = &cache.head_positions(0, head)[first..first + heavy];
+            let mut bits = vec![0_u8; block.head_choice_bytes()];
+            for position in chosen {
+                let place = position.0 - first;
+                bits[place / 8] |= 1 << (place % 8);
+            }
+            bytes.extend_from_slice(&bits);
+        }
     }
     for (part, tensor) in [
         (KeysOrValues::Keys, cache.keys()),
@@ -56,6 +68,7 @@ pub(super) fn decode(
         return Ok(BlockCache::with_capacity(0));
     }
     let dims = [1, shape.positions, shape.heads, shape.width];
+    let (chosen, bytes) = bytes.split_at(block.choice_bytes());
     let (keys, values) = bytes.split_at(block.key_bytes());
     let tensor = |bytes: &[u8], part| -> ServeResult<Tensor<4>> {
         if block.codec.encoding == KvEncoding::Held && cfg!(target_endian = "little") {
@@ -66,12 +79,43 @@ pub(super) fn decode(
         let data = TensorData::new(elements, dims);
         Ok(Tensor::from_data(data, (device, dtype)))
     };
+    let keys = tensor(keys, KeysOrValues::Keys)?;
+    let values = tensor(values, KeysOrValues::Values)?;
+    if let Some((between, heavy)) = &block.heavy {
+        let last = shape.positions - between.start - heavy;
+        let head = |bits| {
+            let chosen = chosen_positions(bits, between, *heavy)?;
+            let first = (0..between.start).map(TokenPosition);
+            let last = (between.end..between.end + last).map(TokenPosition);
+            Ok(first.chain(chosen).chain(last).collect())
+        };
+        let heads = chosen.chunks_exact(block.head_choice_bytes());
+        let positions: ServeResult<Vec<Vec<TokenPosition>>> = heads.map(head).collect();
+        return Ok(BlockCache::of_head_positions(keys, values, positions?));
+    }
     let positions = block.ranges.iter().flat_map(|&(start, end)| start..end);
-    Ok(BlockCache::of_positions(
-        tensor(keys, KeysOrValues::Keys)?,
-        tensor(values, KeysOrValues::Values)?,
-        positions.map(TokenPosition).collect(),
-    ))
+    let positions = positions.map(TokenPosition).collect();
+    Ok(BlockCache::of_positions(keys, values, positions))
+}
+
+/// The positions whose bits are set, which must be `heavy` of those in `between`.
+fn chosen_positions(
+    bits: &[u8],
+    between: &std::ops::Range<usize>,
+    heavy: usize,
+) -> ServeResult<Vec<TokenPosition>> {
+    let is_set = |place: &usize| bits[place / 8] & (1 << (place % 8)) != 0;
+    let chosen = (0..8 * bits.len()).filter(is_set);
+    let chosen: Vec<TokenPosition> = chosen
+        .map(|place| TokenPosition(between.start + place))
+        .collect();
+    let beyond = chosen.last().is_some_and(|last| last.0 >= between.end);
+    if chosen.len() != heavy || beyond {
+        let expected = format!("{heavy} bits of {}", between.len());
+        let found = format!("{} of {}", chosen.len(), 8 * bits.len());
+        return Err(wire("chosen positions", expected, found));
+    }
+    Ok(chosen)
 }
 
 /// The messages that carry a block's `bytes`; with `zstd` those that it makes smaller are compressed.

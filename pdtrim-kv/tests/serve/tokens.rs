@@ -1,5 +1,7 @@
 use pdtrim_core::pipeline::PdModel;
-use pdtrim_core::{BlockSet, Boundary, KvEncoding, KvFill, KvPlan, PerStage, TokenSpan};
+use pdtrim_core::{
+    BlockId, BlockKv, BlockSet, Boundary, KvEncoding, KvFill, KvPlan, PerStage, TokenSpan,
+};
 use pdtrim_kv::PlannedTransfer;
 use pdtrim_kv::serve::{Generator, Metrics};
 
@@ -66,13 +68,20 @@ async fn trimmed_stages_generate_what_the_pass_in_one_process_does() {
         (Boundary::Decode, KvEncoding::Held),
     ] {
         let span = TokenSpan { first: 2, last: 5 };
+        let heavy = BlockKv {
+            span: Some(TokenSpan { first: 1, last: 3 }),
+            heavy: 6,
+            ..BlockKv::default()
+        };
         let setup = Setup {
             boundary,
             removed: PerStage {
                 prefill: vec![2],
                 decode: vec![1, 2],
             },
-            kv: KvPlan::uniform(&spans, span).encoded_everywhere(encoding),
+            kv: KvPlan::uniform(&spans, span)
+                .with_block(BlockId::new(4), heavy)
+                .encoded_everywhere(encoding),
             ..Setup::tiny()
         };
         let (address, prefill) = setup.start_prefill().await;

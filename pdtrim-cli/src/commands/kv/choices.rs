@@ -1,7 +1,7 @@
 //! What is measured: what a search's blocks may choose from, and what stands beside it.
 
 use pdtrim_core::{BlockKv, KvEncoding, KvPlan, TokenSpan};
-use pdtrim_kv::{Goal, KvSizes};
+use pdtrim_kv::{Goal, KvSizes, with_heavy};
 
 use super::report::Kind;
 use super::search::Search;
@@ -20,40 +20,49 @@ pub(super) struct Candidate {
 impl Search<'_> {
     /// What a block may send; everything in bf16 comes first.
     pub(super) fn menu(&self, menu: KvMenuArg) -> Vec<BlockKv> {
-        let mut spans = vec![None];
+        let mut positions = vec![BlockKv::default()];
         if menu != KvMenuArg::Encodings {
-            spans.extend(self.spans().into_iter().map(Some));
+            let heavy = match menu {
+                KvMenuArg::Heavy | KvMenuArg::HeavyBoth => self.args.heavy.first().copied(),
+                _ => None,
+            };
+            let choice = |kept| self.kept(kept, heavy.unwrap_or(0.0));
+            positions.extend(self.spans().into_iter().map(choice));
         }
         let mut encodings = vec![KvEncoding::Bf16];
-        if menu != KvMenuArg::Positions {
+        if !matches!(menu, KvMenuArg::Positions | KvMenuArg::Heavy) {
             encodings.extend(self.encodings());
         }
-        let choices = spans.into_iter().flat_map(|span| {
-            let choice = |&encoding: &KvEncoding| BlockKv { span, encoding };
+        let choices = positions.into_iter().flat_map(|sends| {
+            let choice = |&encoding: &KvEncoding| BlockKv { encoding, ..sends };
             encodings.iter().map(choice).collect::<Vec<_>>()
         });
         choices.collect()
     }
 
-    /// From the longest to the shortest; none that trims nothing.
-    fn spans(&self) -> Vec<TokenSpan> {
+    /// Numbers of positions, from the highest to the lowest; none that trims nothing.
+    fn spans(&self) -> Vec<usize> {
         let mut kept = self.args.spans.clone();
         kept.sort_unstable_by(|a, b| b.cmp(a));
         kept.dedup();
-        let fits = |kept: &usize| (1..self.read()).contains(kept);
-        kept.into_iter()
-            .filter(fits)
-            .map(|kept| self.span(kept))
-            .collect()
+        kept.retain(|kept| (1..self.read()).contains(kept));
+        kept
     }
 
-    /// At least one position is a last one: the newest tokens lead the text on.
-    fn span(&self, kept: usize) -> TokenSpan {
+    /// First positions, and of the others this share by attention. At least one position is a last one: the
+    /// newest tokens lead the text on.
+    fn kept(&self, kept: usize, heavy: f64) -> BlockKv {
         let first = self.args.first.first().copied().unwrap_or(0).min(kept - 1);
-        TokenSpan {
-            first,
-            last: kept - first,
-        }
+        with_heavy(
+            BlockKv {
+                span: Some(TokenSpan {
+                    first,
+                    last: kept - first,
+                }),
+                ..BlockKv::default()
+            },
+            heavy,
+        )
     }
 
     pub(super) fn encodings(&self) -> Vec<KvEncoding> {
@@ -78,8 +87,8 @@ impl Search<'_> {
         for &factor in &self.factors {
             let plan = |kept| {
                 everywhere(BlockKv {
-                    span: Some(self.span(kept)),
                     encoding: KvEncoding::Bf16,
+                    ..self.kept(kept, 0.0)
                 })
             };
             let fits = |kept: &usize| {
@@ -108,8 +117,8 @@ impl Search<'_> {
             kind: Kind::SameEncoding,
             goal: None,
             sends: Sends::Plan(everywhere(BlockKv {
-                span: None,
                 encoding,
+                ..BlockKv::default()
             })),
             cost: None,
         }));

@@ -19,10 +19,14 @@ use crate::tables::or_empty;
 pub(super) enum Kind {
     /// Searched: fewer positions.
     Positions,
+    /// Searched: fewer positions, some of them chosen by attention.
+    Heavy,
     /// Searched: fewer bits.
     Encodings,
-    /// Searched: both.
+    /// Searched: fewer positions, fewer bits.
     Both,
+    /// Searched: fewer positions, some of them chosen by attention, and fewer bits.
+    HeavyBoth,
     /// The same first and last positions in every block, as `StreamingLLM` keeps them.
     SameSpan,
     /// The same encoding in every block.
@@ -40,10 +44,12 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Positions,
+        Self::Heavy,
         Self::Encodings,
         Self::Both,
+        Self::HeavyBoth,
         Self::SameSpan,
         Self::SameEncoding,
         Self::Window,
@@ -56,16 +62,20 @@ impl Kind {
     pub(super) fn of(menu: KvMenuArg) -> Self {
         match menu {
             KvMenuArg::Positions => Self::Positions,
+            KvMenuArg::Heavy => Self::Heavy,
             KvMenuArg::Encodings => Self::Encodings,
             KvMenuArg::Both => Self::Both,
+            KvMenuArg::HeavyBoth => Self::HeavyBoth,
         }
     }
 
     pub(super) fn file_name(self) -> &'static str {
         match self {
             Self::Positions => "positions",
+            Self::Heavy => "heavy",
             Self::Encodings => "encodings",
             Self::Both => "both",
+            Self::HeavyBoth => "heavy-both",
             Self::SameSpan => "same-span",
             Self::SameEncoding => "same-encoding",
             Self::Window => "window",
@@ -81,8 +91,10 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Positions => "positions",
+            Self::Heavy => "heavy positions",
             Self::Encodings => "encodings",
             Self::Both => "positions and encodings",
+            Self::HeavyBoth => "heavy positions and encodings",
             Self::SameSpan => "first and last everywhere",
             Self::SameEncoding => "same encoding everywhere",
             Self::Window | Self::SnapKv | Self::AdaKv | Self::H2o | Self::Think => self.file_name(),

@@ -214,6 +214,12 @@ impl Search<'_> {
             rounds: self.args.rounds,
             max_rise: self.args.max_rise.map(|percent| (percent / 100.0).ln_1p()),
             firsts: self.args.first.get(1..).unwrap_or_default(),
+            heavies: match menu {
+                KvMenuArg::Heavy | KvMenuArg::HeavyBoth => {
+                    self.args.heavy.get(1..).unwrap_or_default()
+                }
+                _ => &[],
+            },
         };
         let most = search.most();
         let within: Vec<f64> = self
@@ -393,6 +399,7 @@ impl Search<'_> {
             "factors": self.factors,
             "spans": self.args.spans,
             "first": self.args.first,
+            "heavy": self.args.heavy,
             "encodings": self.encodings(),
             "policies": self.args.policies.iter().filter_map(|policy| Some(policy.to_possible_value()?.get_name().to_owned())).collect::<Vec<_>>(),
             "by": self.args.by.in_words(),

@@ -1,7 +1,7 @@
 //! What may cross: a plan's choice for each block, or a published policy in every block.
 
 use pdtrim_core::pipeline::CacheTransfer;
-use pdtrim_core::{BlockSet, KvEncoding, KvGroup, KvPlan};
+use pdtrim_core::{BlockKv, BlockSet, KvEncoding, KvGroup, KvPlan, TokenSpan};
 use pdtrim_kv::{
     AdaKv, Budget, H2o, KvPolicy, PlannedTransfer, PolicyTransfer, SnapKv, Think, Window,
 };
@@ -99,11 +99,17 @@ impl Sends {
     /// How many blocks send what.
     pub(super) fn in_words(&self) -> String {
         let group = |group: KvGroup| {
-            let span = group.sends.span.map_or_else(
-                || "all".to_owned(),
-                |span| format!("{}+{}", span.first, span.last),
-            );
-            format!("{} x {span} {}", group.blocks.len(), group.sends.encoding)
+            let BlockKv {
+                span,
+                heavy,
+                encoding,
+            } = group.sends;
+            let positions = match (span, heavy) {
+                (None, _) => "all".to_owned(),
+                (Some(TokenSpan { first, last }), 0) => format!("{first}+{last}"),
+                (Some(TokenSpan { first, last }), heavy) => format!("{first}+{heavy}+{last}"),
+            };
+            format!("{} x {positions} {encoding}", group.blocks.len())
         };
         match self {
             Self::Plan(plan) => {

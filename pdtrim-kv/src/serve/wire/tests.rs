@@ -3,7 +3,7 @@ use std::sync::Arc;
 use pdtrim_core::model::BlockModel;
 use pdtrim_core::pipeline::{PdModel, SendAll};
 use pdtrim_core::testing::TinyModel;
-use pdtrim_core::{BlockId, BlockSet, Boundary, KvFill, KvPlan, PerStage, TokenSpan};
+use pdtrim_core::{BlockId, BlockKv, BlockSet, Boundary, KvFill, KvPlan, PerStage, TokenSpan};
 
 use prost::Message as _;
 
@@ -14,6 +14,12 @@ fn served(encoding: KvEncoding, boundary: Boundary) -> Served {
     let model: Arc<dyn BlockModel> = Arc::new(TinyModel::default().build());
     let span = TokenSpan { first: 2, last: 5 };
     let spanned = BlockSet::from_indices(5, [0, 3]).unwrap();
+    let heavy = BlockKv {
+        span: Some(TokenSpan { first: 1, last: 3 }),
+        heavy: 4,
+        encoding,
+    };
+    let kv = KvPlan::uniform(&spanned, span).encoded_everywhere(encoding);
     Served::new(ServedParts {
         models: PerStage::both(model),
         removed: PerStage {
@@ -22,7 +28,7 @@ fn served(encoding: KvEncoding, boundary: Boundary) -> Served {
         },
         kv_fill: KvFill::Nested,
         boundary,
-        kv: KvPlan::uniform(&spanned, span).encoded_everywhere(encoding),
+        kv: kv.with_block(BlockId::new(4), heavy),
         model_hash: "sha256:model".to_owned(),
         weights_hash: None,
     })
@@ -104,7 +110,12 @@ fn what_is_sent_arrives_with_its_positions() {
             for ((block, bytes), (_, cache)) in arrived.iter().zip(&sent) {
                 let device = served.model().device();
                 let there = decode(block, bytes, DType::F32, device).unwrap();
-                assert_eq!(there.positions(), cache.positions());
+                assert_eq!(there.positions().is_none(), block.heavy.is_some());
+                for head in 0..2 {
+                    let positions = there.head_positions(0, head);
+                    assert_eq!(positions, cache.head_positions(0, head));
+                    assert_eq!(positions.len(), block.shape.positions);
+                }
                 let (here, there) = (values(cache), values(&there));
                 let tolerance = if encoding == KvEncoding::Held {
                     0.0
@@ -121,13 +132,13 @@ fn what_is_sent_arrives_with_its_positions() {
 #[test]
 fn plan_and_prompt_say_how_many_bytes_cross() {
     let all = served(KvEncoding::Held, Boundary::Prefill);
-    // 4 blocks that decode runs, 2 heads of 8 channels in f32, keys and values; two blocks of 12
-    // positions and two of 7.
-    assert_eq!(all.kv_bytes(12), (12 + 12 + 7 + 7) * 2 * 8 * 4 * 2);
+    // 4 blocks that decode runs, 2 heads of 8 channels in f32, keys and values; a block of 12
+    // positions, one of 8, and two of 7. Of the 8, four were chosen from 8: a byte for each head.
+    assert_eq!(all.kv_bytes(12), (12 + 8 + 7 + 7) * 2 * 8 * 4 * 2 + 2);
     assert_eq!(all.dense_bf16_bytes(12), 5 * 12 * 2 * 8 * 2 * 2);
     // Decode runs the last token itself.
     let short = served(KvEncoding::Held, Boundary::Decode);
-    assert_eq!(short.kv_bytes(12), (11 + 11 + 7 + 7) * 2 * 8 * 4 * 2);
+    assert_eq!(short.kv_bytes(12), (11 + 8 + 7 + 7) * 2 * 8 * 4 * 2 + 2);
 }
 
 #[test]
@@ -215,6 +226,36 @@ fn messages_out_of_place_are_refused_by_name() {
 }
 
 #[test]
+fn choices_of_attention_that_the_plan_did_not_ask_for_are_refused() {
+    // 11 positions are read: one first, three last, four of the seven between them.
+    let served = served(KvEncoding::Held, Boundary::Decode);
+    let (block, cache) = blocks(&served).pop().unwrap();
+    let bytes = encode(&block, &cache).unwrap();
+    let device = served.model().device();
+    let decoded = |bits: u8| {
+        let mut bytes = bytes.to_vec();
+        bytes[1] = bits;
+        decode(&block, &bytes, DType::F32, device)
+    };
+    let chosen = decoded(0b110_0101).unwrap();
+    let positions: Vec<usize> = chosen.head_positions(0, 1).iter().map(|at| at.0).collect();
+    assert_eq!(positions, [0, 1, 3, 6, 7, 8, 9, 10]);
+    for (bits, found) in [
+        (0, "0 of 8"),
+        (0b111_1111, "7 of 8"),
+        (0b110_0001, "3 of 8"),
+        // The eighth bit is no position between.
+        (0b1110_0001, "4 of 8"),
+    ] {
+        let said = decoded(bits).unwrap_err().to_string();
+        assert!(
+            said.contains("chosen positions: expected 4 bits of 7") && said.contains(found),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn a_compressed_message_that_would_swell_is_refused() {
     let served = served(KvEncoding::Held, Boundary::Prefill);
     let (block, _) = &blocks(&served)[0];
@@ -239,6 +280,7 @@ fn a_large_block_comes_in_messages_of_bounded_size() {
     let block = BlockOnWire {
         id: BlockId::new(0),
         ranges: vec![(0, 40_000)],
+        heavy: None,
         shape: crate::KvShape {
             positions: 40_000,
             heads: 2,
