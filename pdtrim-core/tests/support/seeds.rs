@@ -394,6 +394,10 @@ removed_channels = "4,17-19"
             with_text("[[kv]]\nblocks = [0, 4]\nfirst = 4\nlast = 8\nencoding = \"int8\"\n"),
         ),
         named(
+            "kv-heavy",
+            with_text("[[kv]]\nblocks = [1]\nfirst = 1\nlast = 2\nheavy = 9223372036854775807\n"),
+        ),
+        named(
             "scores",
             with_text(
                 "[[scores]]\ntask = \"heldout\"\nmode = \"pd\"\nmetric = \"acc\"\nvalue = nan\n",
