@@ -126,9 +126,10 @@ fn summary(report: &Report) -> Section {
         ("PDTrim", text(&settings["pdtrim_version"])),
     ];
     let facts = facts.map(|(name, value)| (name.to_owned(), value)).to_vec();
-    let explained = "In each block decode receives all of a prompt's positions or the first and the last, as \
-        they are held or in fewer bits. The searched plans choose for each block what costs least, measured \
-        block by block, so that the whole fits into the bytes; the others do the same in every block.";
+    let explained = "In each block decode receives all of a prompt's positions, the first and the last (4+60), or \
+        with those some between them that attention chose (4+30+30), as they are held or in fewer bits. The \
+        searched plans choose for each block what costs least, measured block by block, so that the whole fits \
+        into the bytes; the others do the same in every block.";
     Section::new("Summary", explained)
         .with(Item::Facts(facts))
         .with(Item::Table(table(report)))
